@@ -38,7 +38,7 @@ with collector_paused():
     from genlab.decoders.mar import MARConfig, MARSampler
     from genlab.decoders.masked import MaskedConfig, MaskedSampler
     from genlab.decoders.regression import RegressionConfig, RegressionSampler
-    from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
+    from genlab.decoders.task import DecoderConfig, SamplerConfig, Task
     from genlab.decoders.views import check_view
     from genlab.evaluate.metric import Metric
     from genlab.evaluate.metrics import EvaluationConfig
@@ -302,13 +302,8 @@ class Comparison(Config):
                 )
             # Without dropped conditions in training the unconditional prediction is untrained
             # noise.
-            guidance = guidance_of(arm.sampler)
-            if guidance != 1 and self.condition.dropout == 0:
-                raise ValueError(
-                    f"arms.{name}.sampler.guidance={guidance:g} contrasts with dropped "
-                    "conditions, which condition.dropout=0 never trains; set "
-                    "condition.dropout=0.1 or guidance=1"
-                )
+            if problem := self.condition.problem_of_guidance(arm.sampler):
+                raise ValueError(f"arms.{name}.sampler.{problem}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
         own = self.own_metrics

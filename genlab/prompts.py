@@ -7,14 +7,17 @@ split has too few, the error says what helps: more frames if its clips are too l
 it is too small.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
+from genlab.config.errors import shorten
 from genlab.data.held_out import larger_share
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
@@ -23,6 +26,7 @@ from genlab.evaluate.context import Wanted
 from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison, TokenData
+from genlab.tokens import Prompt, Tokens
 
 C = TypeVar("C", bound=Spoken)
 
@@ -203,3 +207,72 @@ def _explain_few(
         f"data.num_frames={data.num_frames} frames, expected at least {FEWEST}; "
         f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, {frames[-1]} fits all"
     )
+
+
+def parse_span(text: str | None) -> tuple[float, float] | None:
+    """Return the seconds that `--keep FROM:TO` names.
+
+    Raises:
+        GenlabError: if these are not two times, the second one after the first.
+    """
+    if text is None:
+        return None
+    try:
+        first, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise GenlabError(
+            f"--keep {shorten(text)}: expected FROM:TO in seconds, for example 0:0.5"
+        ) from None
+    if not 0 <= first < last < math.inf:  # false for NaN too
+        raise GenlabError(
+            f"--keep {shorten(text)}: expected seconds with 0 <= FROM < TO, for example 0:0.5"
+        )
+    return first, last
+
+
+def check_span(
+    store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[float, float]
+) -> list[str]:
+    """Return what to say about clips of which `keep_s` keeps nothing or everything, in a line each
+    or less.
+
+    Raises:
+        GenlabError: if it keeps no frame of any clip, or all frames of every clip.
+    """
+    hz = store.info.spec.frame_hz
+    text = f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
+    first, last = (round(second * hz) for second in keep_s)
+    frames = np.array([len(clip.units) for clip in clips])
+    # Rounded to frames here, as the sampler does it, so that the text says what happens.
+    kept = np.clip(np.minimum(last, frames) - first, 0, None)
+    shortest, longest = frames.min() / hz, frames.max() / hz
+    if not kept.any():
+        raise GenlabError(
+            f"{text}: keeps no frame of any prompt; they last {shortest:g} to {longest:g} s, a "
+            f"frame {1 / hz:g} s"
+        )
+    if (kept == frames).all():
+        raise GenlabError(
+            f"{text}: keeps all of every prompt, so nothing is left to draw; they last "
+            f"{shortest:g} to {longest:g} s"
+        )
+    told = {"nothing": int((kept == 0).sum()), "everything": int((kept == frames).sum())}
+    return [
+        f"{text}: keeps {what} of {count} of {len(clips)} prompts"
+        for what, count in told.items()
+        if count
+    ]
+
+
+def keep_frames(
+    store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]
+) -> Prompt:
+    """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to
+    fill around.
+    """
+    examples = [store.example(clip, num_frames)[0] for clip in clips]
+    tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    first, last = (round(second * store.info.spec.frame_hz) for second in keep_s)
+    frame = np.arange(num_frames)
+    is_known = np.broadcast_to((frame >= first) & (frame < last), (len(clips), num_frames))
+    return Prompt(tokens, tokens.is_valid & is_known)

@@ -9,7 +9,6 @@ have nothing to play before their last network call.
 
 import dataclasses
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +25,17 @@ from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.config.errors import shorten
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.listing import SAMPLED_NAME
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import guidance_of
+from genlab.decoders.told.by_hand import AS_PROMPTED, ByHand
 from genlab.experiment import DecoderRun
 from genlab.fairness.reach import Reach, measure_reach
 from genlab.inputs import open_store
 from genlab.packages.package import load_decoder
-from genlab.prompts import choose_prompts
+from genlab.prompts import check_span, choose_prompts, keep_frames
 from genlab.run.bounds import CODES_FLOOR
 from genlab.run.files import write_json
 from genlab.run.names import file_stem
@@ -178,6 +177,7 @@ def sample_run(
     num_prompts: int,
     seed: int,
     keep_s: tuple[float, float] | None,
+    by_hand: ByHand = AS_PROMPTED,
 ) -> list[str]:
     """Sample held-out conditions with the decoder in `run_dir` and write FLAC files and TensorBoard
     pages to `out`.
@@ -190,6 +190,7 @@ def sample_run(
         seed: of the draws.
         keep_s: seconds of each real clip that the decoder must keep and continue or fill around;
             None: nothing.
+        by_hand: conditions and a length that are set to something else than those of the clips.
 
     Returns:
         One line per clip, after what else there is to say.
@@ -206,9 +207,14 @@ def sample_run(
     model = load_decoder(run, store, run_dir)
     frames = run.data.num_frames
     cond, num_frames = conditions(store, clips, frames)
-    prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
+    cond, num_frames = by_hand.tell(
+        run.condition, store.info.speakers, codec.spec.frame_hz, cond, num_frames
+    )
+    length = cond.content.shape[1]
+    prompt = None if keep_s is None else keep_frames(store, clips, length, keep_s)
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
     waves = decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
+    waves = by_hand.cut(waves, codec.wave_rate_hz)
     # The real clip through the codec: what the codec alone costs.
     real = codec.decode_codes([clip.codes for clip in clips])
     with RunWriter(out) as writer:
@@ -222,6 +228,7 @@ def sample_run(
             writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, told, run.steps)
             floor_tag = prompt_tag(CODES_FLOOR, number)
             writer.audio(floor_tag, [floor], codec.wave_rate_hz, told, run.steps)
+    notes += [f"{words}: set for every prompt" for words in by_hand.words]
     return notes + [
         f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)
     ]
@@ -253,75 +260,6 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
     for name in ours:  # of calls that were killed
         remove_leftovers_of(out / name)
     write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
-
-
-def parse_span(text: str | None) -> tuple[float, float] | None:
-    """Return the seconds that `--keep FROM:TO` names.
-
-    Raises:
-        GenlabError: if these are not two times, the second one after the first.
-    """
-    if text is None:
-        return None
-    try:
-        first, last = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise GenlabError(
-            f"--keep {shorten(text)}: expected FROM:TO in seconds, for example 0:0.5"
-        ) from None
-    if not 0 <= first < last < math.inf:  # false for NaN too
-        raise GenlabError(
-            f"--keep {shorten(text)}: expected seconds with 0 <= FROM < TO, for example 0:0.5"
-        )
-    return first, last
-
-
-def check_span(
-    store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[float, float]
-) -> list[str]:
-    """Return what to say about clips of which `keep_s` keeps nothing or everything, in a line each
-    or less.
-
-    Raises:
-        GenlabError: if it keeps no frame of any clip, or all frames of every clip.
-    """
-    hz = store.info.spec.frame_hz
-    text = f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
-    first, last = (round(second * hz) for second in keep_s)
-    frames = np.array([len(clip.units) for clip in clips])
-    # Rounded to frames here, as the sampler does it, so that the text says what happens.
-    kept = np.clip(np.minimum(last, frames) - first, 0, None)
-    shortest, longest = frames.min() / hz, frames.max() / hz
-    if not kept.any():
-        raise GenlabError(
-            f"{text}: keeps no frame of any prompt; they last {shortest:g} to {longest:g} s, a "
-            f"frame {1 / hz:g} s"
-        )
-    if (kept == frames).all():
-        raise GenlabError(
-            f"{text}: keeps all of every prompt, so nothing is left to draw; they last "
-            f"{shortest:g} to {longest:g} s"
-        )
-    told = {"nothing": int((kept == 0).sum()), "everything": int((kept == frames).sum())}
-    return [
-        f"{text}: keeps {what} of {count} of {len(clips)} prompts"
-        for what, count in told.items()
-        if count
-    ]
-
-
-def keep_frames(
-    store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]
-) -> Prompt:
-    """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to
-    fill around.
-    """
-    examples = [store.example(clip, num_frames)[0] for clip in clips]
-    tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-    first, last = (round(second * store.info.spec.frame_hz) for second in keep_s)
-    frame = np.arange(num_frames)
-    is_known = np.broadcast_to((frame >= first) & (frame < last), (len(clips), num_frames))
-    return Prompt(tokens, tokens.is_valid & is_known)
 
 
 def conditions(

@@ -134,15 +134,17 @@ class Cond(NamedTuple):
     with 0. A model uses the one its `ConditionConfig` names and ignores the other. `other` are the
     codes of the other side of a conversation, absent where there is none; only a decoder with a
     stream for them hears them (`decoders/steps/streams.py`). `parts` are the values of further
-    conditions by name, "b ..." or "b t ..." (decoders/parts.py).
+    conditions by name, "b ..." or "b t ..." (decoders/parts.py). `speaker` may also be a mixture:
+    one weight per speaker, "b s". `absent` says by name which single conditions are dropped.
     """
 
-    speaker: Int[AnyArray, "b"]
+    speaker: Shaped[AnyArray, "b *s"]
     text: Int[AnyArray, "b n"]
     content: Int[AnyArray, "b t"]
     is_dropped: Bool[AnyArray, "b"]
     other: Int[AnyArray, "b t k"] | None = None
     parts: dict[str, Shaped[AnyArray, "b ..."]] | None = None
+    absent: dict[str, Bool[AnyArray, "b"]] | None = None
 
     @classmethod
     def none(cls, b: int, t: int) -> "Cond":

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.sample import check_span, note_fewer, parse_span
+from genlab.prompts import check_span, parse_span
+from genlab.sample import note_fewer
 
 STORE = SimpleNamespace(info=SimpleNamespace(spec=SimpleNamespace(frame_hz=50.0)))
 CLIPS = [SimpleNamespace(units=np.zeros(frames)) for frames in (50, 60, 100)]

@@ -9,7 +9,16 @@ from genlab import __version__
 from genlab.cli.extras import list_extras
 from genlab.cli.inputs import add_inputs
 from genlab.cli.tools import add_machine, add_own
-from genlab.cli.values import AddCommand, local, named, place, takes_config, takes_trust, whole
+from genlab.cli.values import (
+    AddCommand,
+    local,
+    named,
+    place,
+    takes_conditions,
+    takes_config,
+    takes_trust,
+    whole,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,6 +162,7 @@ def _add_runs(add: AddCommand) -> None:
         metavar="FROM:TO",
         help="seconds of each real clip to keep and continue, or fill around, for example 0:0.5",
     )
+    takes_conditions(command)
     _add_packages(add)
 
 

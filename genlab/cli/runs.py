@@ -144,17 +144,18 @@ def train(arguments: argparse.Namespace, command: str) -> int:
 
 def sample(arguments: argparse.Namespace, command: str) -> int:
     """Sample a trained arm and write FLAC files."""
-    from genlab.sample import parse_span, sample_run
+    from genlab.decoders.told.by_hand import ByHand
+    from genlab.prompts import parse_span
+    from genlab.sample import sample_run
 
-    keep = parse_span(arguments.keep)
+    keep, by_hand = parse_span(arguments.keep), ByHand.read(vars(arguments))
     require_run(arguments.config, "runs/first/arms/ar/seed0")
     run = _read(arguments)
     if isinstance(run, Comparison):
         raise GenlabError(name_arms(run, Path(arguments.config)))
     run = _load(arguments, DecoderRun)
-    lines = sample_run(
-        run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep
-    )
+    run_dir, out = Path(arguments.config), arguments.out
+    lines = sample_run(run, run_dir, out, arguments.prompts, arguments.seed, keep, by_hand)
     print("\n".join(lines))
     return 0
 

@@ -93,6 +93,8 @@ def try_values(parts: Sequence[Valued], manifest: Manifest, codec: Coder) -> Non
     for row in (manifest.clips[int(number)] for number in chosen):
         num_frames = codec.count_frames(row.num_samples)
         for part in parts:
+            if getattr(part, "reads_store", False):
+                continue  # of what is encoded: checked once it is
             compute_value(part, ClipFacts(row, num_frames, codec.spec.frame_hz, manifest))
 
 
@@ -108,7 +110,10 @@ def gather_values(
     Raises:
         GenlabError: as `compute_value`.
     """
-    key = digest([VERSION, part.digest(), manifest.hash(), store.info.codec_fingerprint])
+    made_of = [VERSION, part.digest(), manifest.hash(), store.info.codec_fingerprint]
+    if stamp := getattr(part, "stamp", None):  # of files that the manifest does not know
+        made_of.append(stamp(manifest))
+    key = digest(made_of)
     directory = cache_dir / f"told-{re.sub(r'[^A-Za-z0-9_]', '_', part.name)[:40]}-{key}"
     if not (directory / INFO_NAME).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,8 @@ def _write(
     values, firsts = [], [0]
     for number in range(store.num_clips):
         clip = store.clip(number)
-        facts = ClipFacts(row_of_id[clip.id], len(clip.units), store.info.spec.frame_hz, manifest)
+        row, frame_hz = row_of_id[clip.id], store.info.spec.frame_hz
+        facts = ClipFacts(row, len(clip.units), frame_hz, manifest, clip.other)
         values.append(compute_value(part, facts))
         firsts.append(firsts[-1] + (len(clip.units) if part.is_per_frame else 1))
         if progress is not None and (number % REPORT_EVERY == 0 or number + 1 == store.num_clips):

@@ -6,7 +6,7 @@ Apart from what gathers values (told.py), so that the contract of conditions loa
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
@@ -24,6 +24,7 @@ class ClipFacts(NamedTuple):
     num_frames: int
     frame_hz: float
     manifest: "Manifest"
+    other: Int[np.ndarray, "t k"] | None = None  # codes of the other side, once clips are encoded
 
     def wave(self) -> Float[np.ndarray, "s *c"]:
         """Return the audio in [-1, 1] in the format of the corpus (`manifest.audio_format`); it is

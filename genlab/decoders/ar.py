@@ -36,6 +36,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
+from genlab.decoders.guidance import GuidedSampler, num_copies
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, num_open, tell_prefix
 from genlab.decoders.prompt_rule import PromptRule, delayed_rule
@@ -46,7 +47,6 @@ from genlab.decoders.steps.stepwise import (
     Step,
     StepSampler,
     choose,
-    num_copies,
     run_known,
     sample_codes,
     stream_codes,
@@ -70,7 +70,7 @@ from genlab.tokens import (
 )
 
 
-class ARSampler(Config):
+class ARSampler(GuidedSampler):
     """How codes are drawn: exactly from the model at the defaults."""
 
     kind: Literal["ar"] = "ar"
@@ -80,8 +80,6 @@ class ARSampler(Config):
     """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off, anything else doubles the calls' batch."""
 
 
 class ARConfig(Config):

@@ -37,9 +37,8 @@ from genlab.config import Config
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    guide,
-    with_unconditional,
 )
+from genlab.decoders.guidance import guide, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
@@ -128,7 +127,7 @@ class BlockwiseConfig(Config):
     def sample_cost(self, sampler: BlockwiseSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         blocks = self.num_blocks(task.num_frames)
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         frames = blocks * self.block_frames
         inputs = task.backbone_inputs
         flops = (
@@ -227,11 +226,7 @@ class Blockwise(nnx.Module):
         """
         check_sample(self, cond, num_frames, sampler, BlockwiseSampler, prompt)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
-        calls = (
-            self.config.num_blocks(codes.shape[1])
-            * (sampler.steps + 1)
-            * (1 if sampler.guidance == 1 else 2)
-        )
+        calls = self.config.num_blocks(codes.shape[1]) * (sampler.steps + 1) * num_copies(sampler)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def _bound(
@@ -342,9 +337,9 @@ def _sample_codes(
     if prompt is not None:
         codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
 
-    copies = 1 if sampler.guidance == 1 else 2
+    copies = num_copies(sampler)
     is_attended = jnp.repeat(is_valid, copies, axis=0)
-    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
+    conditions = model.conditioner(with_unconditional(cond, sampler), is_attended)
     features = fill_up(conditions.frames, model.config.block_frames)
     is_attended = fill_up(is_attended, model.config.block_frames)
     slots = features.shape[1]
@@ -368,7 +363,7 @@ def _sample_codes(
             logits = model.heads(hidden).astype(jnp.float32)  # c f (k v)
             # c f (k v) -> c f k v
             logits = logits.reshape(copies * b, block_frames, -1, model.spec.entries)
-            logits = logits if copies == 1 else guide(logits, sampler.guidance)
+            logits = guide(logits, sampler)
             codes = sampler.reveal(step_key, codes, is_free, logits, progress, previous)
             # What the noisy block wrote is overwritten by the next step, and at last by the
             # finished block.

@@ -14,7 +14,7 @@ the others see from the padding.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,27 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from genlab.config import Config, ConfigError, added
 from genlab.config.errors import shorten
 from genlab.data.text import has_symbols
-from genlab.decoders.parts import AnyPart, TellPart, check_names
+from genlab.decoders.guidance import stressed
+from genlab.decoders.parts import (
+    ATTENDED,
+    TellPart,
+    check_names,
+    dropout_of,
+    is_sequence,
+    num_attended,
+)
+from genlab.decoders.told.kinds import AnyPart
+from genlab.decoders.told.places import places_of
 from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock
-from genlab.nets.context import Text
+from genlab.nets.context import Text, join_texts
 from genlab.nets.linear import Embedding
 from genlab.tokens import AnyArray, Cond
 
 PART_KEYS = 2**16
+CONTENT_NAMES = {"semantic": "units", "text": "text"}  # by which inputs are guided and dropped
+Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class CondVocab(Config):
@@ -83,20 +95,101 @@ class ConditionConfig(Config):
     layers: int = pydantic.Field(default=2, gt=0, le=1024)
     """Convolution blocks that encode the content."""
     parts: tuple[AnyPart, ...] = added(())
-    """Conditions by name, beside those above: labels, numbers, or a class of the user (parts.py).
+    """Conditions by name, beside those above: labels, texts, curves, vectors, codes, or a class of
+    the user (told/kinds.py lists them); each with its route and its own dropout.
     """
+    content_dropout: Share = added(0.0)
+    """Share of training examples of which text or units alone are dropped, so that they can be
+    guided alone.
+    """
+    speaker_dropout: Share = added(0.0)
+    """The same of the speaker."""
+    duration_dropout: Share = added(0.0)
+    """The same of the duration."""
 
     @pydantic.model_validator(mode="after")
     def _check_parts(self) -> "ConditionConfig":
         check_names(self.parts)
+        routes = self._routes()
+        if len(set(routes.values())) > 1:
+            first = next(iter(routes))
+            other = next(field for field in routes if routes[field] != routes[first])
+            raise ValueError(
+                f"{first}={routes[first]!r} and {other}={routes[other]!r}: the backbone reads what "
+                "it attends to in one of these ways; use the same route for both"
+            )
         return self
+
+    def _routes(self) -> dict[str, TextRoute]:
+        """Return how each condition that is attended to is, by the name of its field."""
+        routes: dict[str, TextRoute] = {}
+        if self.content == "semantic" and self.units_route != "sum":
+            routes["units_route"] = self.units_route
+        if self.content == "text":
+            routes["route"] = self.route
+        for number, part in enumerate(self.parts):
+            if part.route == "prefix" or part.route == "cross":
+                routes[f"parts.{number}.route"] = part.route
+        return routes
 
     @property
     def text_route(self) -> TextRoute:
         """How the backbone is built to read what it attends to beside the frames."""
-        if self.content == "semantic" and self.units_route != "sum":
-            return self.units_route
-        return self.route if self.content == "text" else "none"
+        return next(iter(self._routes().values()), "none")
+
+    @property
+    def has_places(self) -> bool:
+        """True if frames are told where in the clip they are, by which attention can align them
+        with what has an order of its own.
+        """
+        ordered = [part for part in self.parts if part.is_per_frame or is_sequence(part)]
+        if any(part.route in ATTENDED for part in ordered):
+            return True
+        return self.content == "text" or (self.content == "semantic" and self.units_route != "sum")
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """The share of training examples in which each condition alone is dropped, by name."""
+        told = {"speaker": self.speaker_dropout} if self.speaker else {}
+        if self.content != "none":
+            told[CONTENT_NAMES[self.content]] = self.content_dropout
+        if self.duration:
+            told["duration"] = self.duration_dropout
+        return told | {part.name: dropout_of(part) for part in self.parts}
+
+    def num_read(self, num_frames: int, num_symbols: int) -> int:
+        """Return the positions of an example that the backbone reads beside its frames."""
+        content = 0
+        if self.content == "text":
+            content = num_symbols
+        elif self.content == "semantic" and self.units_route != "sum":
+            content = num_frames
+        return content + sum(num_attended(part, num_frames) for part in self.parts)
+
+    def problem_of_guidance(self, sampler: object) -> str:
+        """Return why a sampler that is guided contrasts with nothing that was trained, "" if it
+        does not: the field and its value, what is wrong, and the fix.
+        """
+        guidance = float(getattr(sampler, "guidance", 1.0))
+        if guidance != 1 and self.dropout == 0:
+            return (
+                f"guidance={guidance:g} contrasts with dropped conditions, which "
+                "condition.dropout=0 never trains; set condition.dropout=0.1 or guidance=1"
+            )
+        for one in stressed(sampler):
+            if one.name not in self.dropouts:
+                known = ", ".join(self.dropouts) or "none, as nothing is told"
+                return f"guidances: no input {one.name!r}, expected one of {known}"
+            if self.dropouts[one.name] == 0:
+                field = f"{one.name}_dropout" if one.name in ("speaker", "duration") else ""
+                field = field or ("content_dropout" if one.name in CONTENT_NAMES.values() else "")
+                field = f"condition.{field}" if field else f"dropout of the part {one.name!r}"
+                return (
+                    f"guidances: guidance={one.guidance:g} of {one.name!r} contrasts with clips "
+                    f"of which it alone is dropped, which no training example is; set {field} to "
+                    "0.1, or leave it out"
+                )
+        return ""
 
     def check_texts(self, texts: Sequence[str]) -> str:
         """Return a note on the training texts that say nothing to the decoder, empty if there are
@@ -197,41 +290,50 @@ class Conditioner(nnx.Module):
         tellers = [TellPart(part, width, key=key) for part, key in zip(config.parts, part_keys)]
         self.parts = nnx.List(tellers) if tellers else None
 
+    def _dropped(self, cond: Cond, key: Key[Array, ""] | None) -> dict[str, Bool[Array, "b"]]:
+        """Return which examples lack each condition: all together, alone in training, or as they
+        are told.
+        """
+        is_training = key is not None and not self.deterministic
+        is_dropped = jnp.asarray(cond.is_dropped)
+        if key is not None and is_training and self.config.dropout > 0:
+            is_dropped = is_dropped | jax.random.bernoulli(
+                key, self.config.dropout, is_dropped.shape
+            )
+        absent = cond.absent or {}
+        dropped = {}
+        for number, (name, share) in enumerate(self.config.dropouts.items(), start=1):
+            alone = is_dropped | absent[name] if name in absent else is_dropped
+            if key is not None and is_training and share > 0:
+                own_key = jax.random.fold_in(key, number)
+                alone = alone | jax.random.bernoulli(own_key, share, is_dropped.shape)
+            dropped[name] = alone
+        return dropped
+
     def __call__(
         self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None
     ) -> Conditions:
         """Encode `cond` for the valid frames; a key drops some examples' conditions."""
-        is_dropped = cond.is_dropped
-        if key is not None and not self.deterministic and self.config.dropout > 0:
-            is_dropped = is_dropped | jax.random.bernoulli(
-                key, self.config.dropout, is_dropped.shape
-            )
+        dropped = self._dropped(cond, key)
         frames = jnp.zeros((*is_valid.shape, self.width), self.dtype)
-        text = None
+        places = places_of(is_valid, self.width).astype(self.dtype)
+        texts = []
         if self.content is not None and self.config.content == "semantic":
             # The last embedding of each table means "dropped", which differs from padding.
-            units = jnp.where(is_dropped[:, None], self.vocab.num_units + 1, cond.content)
+            is_dropped = dropped["units"][:, None]
+            units = jnp.where(is_dropped, self.vocab.num_units + 1, cond.content)
             encoded = self._encode(self.content(units), is_valid)
             frames += encoded
-            if self.config.text_route != "none":
-                # Sinusoids on both sides, by which a frame finds its own unit among all of them.
-                places = _places(is_valid, self.width).astype(self.dtype)
-                text = Text(encoded + places, is_valid)
-                frames += places
+            if self.config.units_route != "sum":
+                texts.append(Text(encoded + places, is_valid))
         if self.content is not None and self.config.content == "text":
-            symbols = self._keep_symbols(cond.text, is_dropped)
-            embedded = self.content(symbols) + _places(symbols > 0, self.width)
-            text = Text(self._encode(embedded, symbols > 0), symbols > 0)
-            # Sinusoids on both sides, by which attention can align symbols and frames.
-            frames += _places(is_valid, self.width).astype(self.dtype)
-        clip = jnp.zeros((is_valid.shape[0], self.width))
-        if self.speakers is not None:
-            speakers = jnp.where(is_dropped, self.vocab.num_speakers, cond.speaker)
-            clip += self.speakers(speakers)
-        if self.config.duration:
-            clip += jnp.where(
-                is_dropped[:, None], 0.0, _describe_duration(is_valid.sum(axis=1), self.width)
-            )
+            symbols = self._keep_symbols(cond.text, dropped["text"])
+            embedded = self.content(symbols) + places_of(symbols > 0, self.width)
+            texts.append(Text(self._encode(embedded, symbols > 0), symbols > 0))
+        if self.config.has_places:
+            # Sinusoids on both sides, by which a frame finds its own place in what it attends to.
+            frames += places
+        clip = self._tell_clip(cond, is_valid, dropped)
         if self.config.clip_route == "adaln":
             modulating = clip
         else:
@@ -239,15 +341,37 @@ class Conditioner(nnx.Module):
             # b h -> b 1 h, the same vector at every frame
             frames += clip[:, None, :].astype(self.dtype)
         for teller in self.parts or ():
-            features = teller(cond.parts, is_dropped, is_valid)
-            if teller.route == "adaln":
+            features, memory = teller(cond.parts, dropped[teller.name], is_valid, places)
+            if memory is not None:
+                texts.append(memory._replace(features=memory.features.astype(self.dtype)))
+            if features is not None and teller.route == "adaln":
                 modulating += features
-            else:
+            elif features is not None:
                 # What holds for the whole clip is added to each of its frames.
                 features = features if teller.is_per_frame else features[:, None, :]
                 frames += features.astype(self.dtype)
         frames = jnp.where(is_valid[:, :, None], frames, 0)
-        return Conditions(frames, text, modulating if self.config.is_modulating else None)
+        clip = modulating if self.config.is_modulating else None
+        return Conditions(frames, join_texts(texts), clip)
+
+    def _tell_clip(
+        self, cond: Cond, is_valid: Bool[Array, "b t"], dropped: dict[str, Bool[Array, "b"]]
+    ) -> Float[Array, "b h"]:
+        """Return the features of speaker and duration."""
+        clip = jnp.zeros((is_valid.shape[0], self.width))
+        if self.speakers is not None and cond.speaker.ndim == 2:
+            # A mixture of speakers, given by hand; training knows one per clip.
+            mixed = self.speakers.mix(jnp.asarray(cond.speaker))
+            nobody = self.speakers(jnp.full(is_valid.shape[:1], self.vocab.num_speakers))
+            clip += jnp.where(dropped["speaker"][:, None], nobody, mixed)
+        elif self.speakers is not None:
+            speakers = jnp.where(dropped["speaker"], self.vocab.num_speakers, cond.speaker)
+            clip += self.speakers(speakers)
+        if self.config.duration:
+            is_dropped = dropped["duration"][:, None]
+            lengths = _describe_duration(is_valid.sum(axis=1), self.width)
+            clip += jnp.where(is_dropped, 0.0, lengths)
+        return clip
 
     def _keep_symbols(
         self, symbols: Int[AnyArray, "b n"], is_dropped: Bool[AnyArray, "b"]
@@ -265,36 +389,12 @@ class Conditioner(nnx.Module):
         )[0]
 
 
-def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
-    # Sinusoids of the relative place: the slowest makes a sixth of a turn over the clip, the
-    # fastest 1000 times that.
-    place = jnp.cumsum(is_valid, axis=1) / jnp.maximum(is_valid.sum(axis=1, keepdims=True), 1)
-    rates = 1000.0 ** jnp.linspace(0, 1, width // 2)
-    angles = place[:, :, None] * rates[None, None, :]
-    return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
 def _describe_duration(num_frames: Int[Array, "b"], width: int) -> Float[Array, "b h"]:
     # Sinusoids of the logarithm: the slowest makes half a turn from 1 frame to 20,000, the fastest
     # 100 times that.
     place = jnp.log(jnp.maximum(num_frames, 1)) / jnp.log(20_000.0)
     angles = jnp.pi * place[:, None] * 100.0 ** jnp.linspace(0, 1, width // 2)[None, :]
     return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def with_unconditional(cond: Cond, copies: int = 2) -> Cond:
-    """Return every row of the batch followed by itself without conditions, for one network call on
-    both.
-
-    Neighbours in the batch lie on the same chip, so nothing has to move when `guide` compares them.
-    One copy is `cond`.
-    """
-    if copies == 1:
-        return cond
-    dropped = cond._replace(is_dropped=jnp.ones_like(cond.is_dropped))
-    pairs = jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cond, dropped)
-    # b 2 ... -> (b 2) ...: each row is followed by the same one without conditions.
-    return jax.tree.map(lambda pair: pair.reshape(-1, *pair.shape[2:]), pairs)
 
 
 def modulate(
@@ -305,12 +405,3 @@ def modulate(
     """
     parts = [part for part in (level, conditions.clip) if part is not None]
     return sum(parts[1:], parts[0]) if parts else None
-
-
-def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
-    """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is
-    conditional.
-    """
-    # (b 2) ... -> 2 b ...
-    conditional, unconditional = jnp.moveaxis(outputs.reshape(-1, 2, *outputs.shape[1:]), 1, 0)
-    return unconditional + guidance * (conditional - unconditional)

@@ -40,6 +40,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
+from genlab.decoders.guidance import GuidedSampler, num_copies
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, num_open, tell_prefix
 from genlab.decoders.prompt_rule import PromptRule, delayed_rule
@@ -51,7 +52,6 @@ from genlab.decoders.steps.stepwise import (
     Step,
     StepSampler,
     choose,
-    num_copies,
     run_known,
     sample_codes,
     stream_codes,
@@ -82,7 +82,7 @@ from genlab.tokens import (
 )
 
 
-class DepthSampler(Config):
+class DepthSampler(GuidedSampler):
     """How codes are drawn: exactly from the model at the defaults."""
 
     kind: Literal["depth"] = "depth"
@@ -92,8 +92,6 @@ class DepthSampler(Config):
     """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
 
 
 class DepthConfig(Config):

@@ -30,9 +30,8 @@ from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    guide,
-    with_unconditional,
 )
+from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
@@ -63,7 +62,7 @@ from genlab.tokens import (
 )
 
 
-class DiffusionSampler(Config):
+class DiffusionSampler(GuidedSampler):
     """How latents are drawn: by a solver on a grid of noise levels."""
 
     kind: Literal["diffusion"] = "diffusion"
@@ -73,8 +72,6 @@ class DiffusionSampler(Config):
     """Steps of the solver, each of one or more network calls."""
     shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
     """Multiplies sigma / alpha on the grid: above 1 it spends more steps at high noise."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """The lowest and the highest noise level that is guided."""
     guidance_rescale: float = pydantic.Field(default=0.0, ge=0, le=1)
@@ -92,7 +89,7 @@ class DiffusionSampler(Config):
     def is_guided(self, level: Level) -> LikeLevel:
         """Return whether a network call at `level` is a guided one; for jax and numpy alike."""
         low, high = self.guidance_interval
-        return (self.guidance != 1) & (np.float32(low) <= level) & (level <= np.float32(high))
+        return (num_copies(self) > 1) & (np.float32(low) <= level) & (level <= np.float32(high))
 
     def guided_calls(self, config: "DiffusionConfig") -> Bool[np.ndarray, "calls"]:
         """Return for every step of the loop that calls the network whether the call is guided,
@@ -176,8 +173,8 @@ class DiffusionConfig(Config):
     def sample_cost(self, sampler: DiffusionSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         is_guided = sampler.guided_calls(self)
-        calls = int(is_guided.size + is_guided.sum())
-        encodings = 2 if is_guided.any() else 1
+        calls = int(is_guided.size + (num_copies(sampler) - 1) * is_guided.sum())
+        encodings = num_copies(sampler) if is_guided.any() else 1
         call = self.network.flops(task)
         return SampleCost(calls, encodings * task.condition_flops + calls * call)
 
@@ -245,7 +242,7 @@ class Diffusion(nnx.Module):
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(
             make_tokens(latents=latents, num_frames=num_frames),
-            int(is_guided.size + is_guided.sum()),
+            int(is_guided.size + (num_copies(sampler) - 1) * is_guided.sum()),
         )
 
     def score(
@@ -402,27 +399,28 @@ def _guided_prediction(
     `is_guided` tells which calls are: if all or none are, there is nothing to choose in the loop.
     """
     b = is_valid.shape[0]
-    is_attended = jnp.repeat(is_valid, 2, axis=0) if is_guided.any() else is_valid
+    copies = num_copies(sampler) if is_guided.any() else 1
+    is_attended = is_valid if copies == 1 else jnp.repeat(is_valid, copies, axis=0)
     conditions = model.conditioner(
-        with_unconditional(cond) if is_guided.any() else cond, is_attended
+        with_unconditional(cond, sampler) if is_guided.any() else cond, is_attended
     )
-    # Rows alternate: conditional, unconditional, conditional, ...
+    # Rows take turns: conditional, unconditional, conditional, ...
     conditional = (
-        jax.tree.map(lambda array: array[::2], conditions) if is_guided.any() else conditions
+        conditions if copies == 1 else jax.tree.map(lambda array: array[::copies], conditions)
     )
 
     def predict_plainly(noisy, level):
         return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid, given)
 
     def predict_guided(noisy, level):
-        levels = jnp.broadcast_to(level, (2 * b,))
-        noisy, both = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), (noisy, given))
+        levels = jnp.broadcast_to(level, (copies * b,))
+        noisy, both = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), (noisy, given))
         outputs = model._predict(noisy, levels, conditions, is_attended, both)
-        guided = guide(outputs, sampler.guidance)
+        guided = guide(outputs, sampler)
         if sampler.guidance_rescale == 0:
             return guided
         # Guidance raises the standard deviation and so oversaturates (2305.08891 eq. 15-16).
-        factor = _spread(outputs[::2], is_valid) / _spread(guided, is_valid)
+        factor = _spread(outputs[::copies], is_valid) / _spread(guided, is_valid)
         return guided * (sampler.guidance_rescale * factor + 1 - sampler.guidance_rescale)
 
     def predict(noisy, level):

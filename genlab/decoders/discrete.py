@@ -31,10 +31,9 @@ from genlab.config import Config, GenlabError, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    guide,
     modulate,
-    with_unconditional,
 )
+from genlab.decoders.guidance import guide, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
@@ -130,7 +129,7 @@ class DiscreteConfig(Config):
     def sample_cost(self, sampler: DiscreteSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         self.check(sampler)
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         flops = task.condition_flops + sampler.steps * self._call_flops(task)
         return SampleCost(copies * sampler.steps, copies * flops)
 
@@ -254,7 +253,7 @@ class Discrete(nnx.Module):
         check_sample(self, cond, num_frames, sampler, DiscreteSampler, prompt)
         self.config.check(sampler)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
-        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        calls = sampler.steps * num_copies(sampler)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def _bound(
@@ -346,11 +345,11 @@ def _sample_codes(
         codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
     is_free = jnp.broadcast_to((is_valid & ~is_known)[:, :, None], codes.shape)
 
-    copies = 1 if sampler.guidance == 1 else 2
+    copies = num_copies(sampler)
     is_attended, is_marked = (
         jnp.repeat(frames, copies, axis=0) for frames in (is_valid, leading(is_known))
     )
-    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
+    conditions = model.conditioner(with_unconditional(cond, sampler), is_attended)
 
     def step(codes, inputs):
         progress, previous, step_key = inputs
@@ -359,7 +358,7 @@ def _sample_codes(
         logits = model._logits(
             jnp.repeat(codes, copies, axis=0), share, conditions, is_attended, is_marked
         ).astype(jnp.float32)
-        logits = logits if copies == 1 else guide(logits, sampler.guidance)
+        logits = guide(logits, sampler)
         less_noisy = _step_codes(
             model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler
         )

@@ -79,7 +79,7 @@ def check_sample(
         )
     facts = facts_of(model)
     _check_axes((cond, num_frames, prompt))
-    _check_guidance(facts.condition, float(getattr(sampler, "guidance", 1.0)))
+    _check_guidance(facts.condition, sampler)
     # There are no tokens yet, so the content says how many clips of how many frames are filled.
     b, t = cond.content.shape
     _check_cond(facts, cond, b, None)
@@ -203,6 +203,9 @@ def _check_part(part: ConditionPart, cond: Cond, t: int | None) -> None:
         raise GenlabError(
             f"cond.parts: no {part.name!r}, which condition.parts names; open the store with it"
         )
+    names = getattr(part, "names", ())
+    if names and leaf.dtype == np.float32 and leaf.shape[1:] == (len(names),):
+        return  # a mixture of names, given by hand
     wanted = (*((t,) if part.is_per_frame and t is not None else ()), *part.shape)
     found = tuple(leaf.shape[1:] if t is not None or not part.is_per_frame else leaf.shape[2:])
     if found != wanted or leaf.dtype != part.dtype:
@@ -214,8 +217,9 @@ def _check_part(part: ConditionPart, cond: Cond, t: int | None) -> None:
 
 def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
     """Check the conditions; t frames if they are known, and if the content is frame by frame."""
-    leaves = cond._replace(parts=None)._asdict()
+    leaves = cond._replace(parts=None, absent=None)._asdict()
     leaves |= {f"parts[{name!r}]": leaf for name, leaf in (cond.parts or {}).items()}
+    leaves |= {f"absent[{name!r}]": leaf for name, leaf in (cond.absent or {}).items()}
     for name, leaf in leaves.items():
         if leaf is not None and (leaf.ndim == 0 or leaf.shape[0] != b):
             raise GenlabError(
@@ -227,7 +231,16 @@ def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
         return
     for part in condition.parts:
         _check_part(part, cond, t)
-    if condition.speaker:
+    if unknown := sorted(set(cond.absent or {}) - set(condition.dropouts)):
+        known = ", ".join(condition.dropouts) or "none"
+        raise GenlabError(f"cond.absent: no input {unknown[0]!r}, expected one of {known}")
+    if condition.speaker and cond.speaker.ndim == 2:
+        if cond.speaker.shape[1] > vocab.num_speakers or cond.speaker.dtype.kind != "f":
+            raise GenlabError(
+                f"cond.speaker: {cond.speaker.dtype} of shape {cond.speaker.shape}, expected "
+                f"numbers of speakers, or a float weight for each of {vocab.num_speakers}"
+            )
+    elif condition.speaker:
         _check_whole(cond.speaker, "cond.speaker", 0, vocab.num_speakers - 1)
     if condition.content == "text":
         _check_whole(cond.text, "cond.text", 0, vocab.num_symbols - 1)
@@ -242,21 +255,22 @@ def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
         _check_whole(cond.other, "cond.other", 0, facts.spec.entries - 1)
 
 
-def _check_guidance(condition: ConditionConfig | None, guidance: float) -> None:
-    if guidance == 1 or condition is None:
+def _check_guidance(condition: ConditionConfig | None, sampler: object) -> None:
+    if condition is None:
         return
-    is_told = condition.content != "none" or condition.speaker or condition.duration
-    is_told = is_told or bool(condition.parts)
-    if not is_told or condition.dropout == 0:
+    guidance = float(getattr(sampler, "guidance", 1.0))
+    if guidance != 1 and (not condition.dropouts or condition.dropout == 0):
         why = (
             "condition.dropout=0 never trains"
-            if is_told
+            if condition.dropouts
             else "a decoder without conditions does not have"
         )
         raise GenlabError(
             f"sampler.guidance={guidance:g}: it contrasts with dropped conditions, which {why}; "
             "use guidance=1"
         )
+    if problem := condition.problem_of_guidance(sampler):
+        raise GenlabError(f"sampler.{problem}")
 
 
 def _check_whole(

@@ -28,8 +28,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
     Conditioner,
-    with_unconditional,
 )
+from genlab.decoders.guidance import GuidedSampler, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise import code_given_latent
 from genlab.decoders.noise.heads import BARE_STEPS, GaussianMixture, GaussianMixtureHead, Head
@@ -60,7 +60,7 @@ from genlab.tokens import (
 )
 
 
-class LatentARSampler(Config):
+class LatentARSampler(GuidedSampler):
     """How latents are drawn: exactly from the head at the defaults."""
 
     kind: Literal["latent_ar"] = "latent_ar"
@@ -70,8 +70,6 @@ class LatentARSampler(Config):
     """
     steps: int = pydantic.Field(default=16, gt=0, le=10_000)
     """Euler steps of a flow head per frame; other heads need none."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off, and only a flow head takes another."""
 
 
 class LatentARConfig(Config):
@@ -129,7 +127,7 @@ class LatentARConfig(Config):
             GenlabError: if the sampler asks for guidance and the head has none.
         """
         self.check_guidance(sampler)
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         per_frame = 2 * task.spec.latent_channels * task.backbone.width
         per_frame += self.head.draw_flops(task.backbone.width, task.spec.latent_channels, sampler)
         flops = (
@@ -149,7 +147,7 @@ class LatentARConfig(Config):
         Raises:
             GenlabError: if the sampler asks for guidance and the head has none.
         """
-        if sampler.guidance != 1 and not self.head.takes_guidance:
+        if num_copies(sampler) > 1 and not self.head.takes_guidance:
             raise GenlabError(
                 f"sampler.guidance={sampler.guidance:g}: a head of kind {self.head.kind!r} has no "
                 "guided density to draw from; set sampler.guidance=1 or use "
@@ -236,9 +234,7 @@ class LatentAR(nnx.Module):
         self.config.check_guidance(sampler)
         refuse_untrained_holes(prompt, self.config.infill_share)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
-        calls = self.config.num_calls(sampler, latents.shape[1]) * (
-            1 if sampler.guidance == 1 else 2
-        )
+        calls = self.config.num_calls(sampler, latents.shape[1]) * (num_copies(sampler))
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
 
     def score(
@@ -439,9 +435,9 @@ def _begin(
     )
     order = visiting_order(is_known, is_valid)
 
-    copies = 1 if sampler.guidance == 1 else 2
+    copies = num_copies(sampler)
     conditions = model.conditioner(
-        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+        with_unconditional(cond, sampler), jnp.repeat(is_valid, copies, axis=0)
     )
     plan, cache = model.backbone.start(copies * b, t, conditions.text, conditions.clip)
     # What the loop must not draw: known latents, and zeros outside the clip.

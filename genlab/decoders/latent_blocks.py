@@ -32,9 +32,8 @@ from genlab.decoders.blockwise import allowed_between_copies, fill_up
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    guide,
-    with_unconditional,
 )
+from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
@@ -50,7 +49,6 @@ from genlab.decoders.noise.paths import Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
 from genlab.decoders.prompt_rule import PromptRule
-from genlab.decoders.steps.stepwise import num_copies
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
@@ -69,7 +67,7 @@ from genlab.tokens import (
 )
 
 
-class LatentBlocksSampler(Config):
+class LatentBlocksSampler(GuidedSampler):
     """How latents are drawn: block by block, with one more call to read each finished block."""
 
     kind: Literal["latent_blocks"] = "latent_blocks"
@@ -79,8 +77,6 @@ class LatentBlocksSampler(Config):
     """Steps of the solver per block."""
     shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
     """Moves the grid of noise levels, as in diffusion."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
 
 
 class LatentBlocksConfig(Config):
@@ -424,7 +420,7 @@ def _begin(
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
     copies = num_copies(sampler)
     conditions = model.conditioner(
-        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+        with_unconditional(cond, sampler), jnp.repeat(is_valid, copies, axis=0)
     )
     is_attended = fill_up(jnp.repeat(is_valid, copies, axis=0), model.config.block_frames)
     slots = is_attended.shape[1]
@@ -476,7 +472,7 @@ def _draw_blocks(
             # What the noisy block wrote into the cache is dropped: later blocks see clean ones
             # alone.
             outputs = model.head(run(embedded)[0]).astype(jnp.float32)
-            return outputs if copies == 1 else guide(outputs, sampler.guidance)
+            return guide(outputs, sampler)
 
         latents = fill_in(
             sampler.solver,

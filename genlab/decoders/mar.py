@@ -26,8 +26,8 @@ from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    with_unconditional,
 )
+from genlab.decoders.guidance import GuidedSampler, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.heads import BARE_STEPS, FlowMatching
 from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
@@ -55,7 +55,7 @@ from genlab.tokens import (
 BARE_ROUNDS = 16
 
 
-class MARSampler(Config):
+class MARSampler(GuidedSampler):
     """How latents are drawn: in rounds of the backbone, each followed by the flow head."""
 
     kind: Literal["mar"] = "mar"
@@ -67,8 +67,6 @@ class MARSampler(Config):
     """Share of frames still unknown after each round."""
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     """Scales the noise that the flow starts from."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
 
 
 class MARConfig(Config):
@@ -121,7 +119,7 @@ class MARConfig(Config):
         """Return the cost of drawing one clip; every round draws all frames and keeps those that it
         reveals.
         """
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         inputs = task.backbone_inputs
         per_frame = 2 * task.spec.latent_channels * task.backbone.width
         per_frame += self.head.draw_flops(task.backbone.width, task.spec.latent_channels, sampler)
@@ -189,7 +187,7 @@ class MAR(nnx.Module):
         """Draw latents; the frames that the prompt knows are kept, in any pattern."""
         check_sample(self, cond, num_frames, sampler, MARSampler, prompt)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
-        calls = self.config.num_calls(sampler) * (1 if sampler.guidance == 1 else 2)
+        calls = self.config.num_calls(sampler) * num_copies(sampler)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
 
     def score(
@@ -250,9 +248,9 @@ def _sample_latents(
     turn = rank(place)
     num_unknown = (is_valid & ~is_known).sum(axis=1)
 
-    copies = 1 if sampler.guidance == 1 else 2
+    copies = num_copies(sampler)
     is_attended = jnp.repeat(is_valid, copies, axis=0)
-    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
+    conditions = model.conditioner(with_unconditional(cond, sampler), is_attended)
 
     def step(carry, inputs):
         latents, is_visible = carry

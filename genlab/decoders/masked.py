@@ -36,9 +36,8 @@ from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
-    guide,
-    with_unconditional,
 )
+from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import (
@@ -76,7 +75,7 @@ from genlab.tokens import (
 BARE_STEPS = (16, 4)
 
 
-class MaskedSampler(Config):
+class MaskedSampler(GuidedSampler):
     """How codes are drawn: level by level, coarse to fine, some frames in each step."""
 
     kind: Literal["masked"] = "masked"
@@ -106,8 +105,6 @@ class MaskedSampler(Config):
     """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
 
     def steps_per_level(self, codebooks: int) -> tuple[int, ...]:
         """Return the number of network calls of each level."""
@@ -187,7 +184,7 @@ class MaskedConfig(Config):
     def sample_cost(self, sampler: MaskedSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         steps = sum(sampler.steps_per_level(task.spec.codebooks))
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         flops = task.condition_flops + steps * _call_flops(task)
         return SampleCost(copies * steps, copies * flops)
 
@@ -295,7 +292,7 @@ class Masked(nnx.Module):
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
         return SampleOut(
             make_tokens(codes=codes, num_frames=num_frames),
-            steps * (1 if sampler.guidance == 1 else 2),
+            steps * num_copies(sampler),
         )
 
     def _hidden(
@@ -368,9 +365,9 @@ def _sample_codes(
         sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
     )
 
-    copies = 1 if sampler.guidance == 1 else 2
+    copies = num_copies(sampler)
     conditions = model.conditioner(
-        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+        with_unconditional(cond, sampler), jnp.repeat(is_valid, copies, axis=0)
     )
     is_attended = jnp.repeat(is_valid, copies, axis=0)
 
@@ -382,7 +379,7 @@ def _sample_codes(
         visible = jnp.where(is_shown, codes, absent)
         hidden = model._hidden(jnp.repeat(visible, copies, axis=0), conditions, is_attended)
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
-        logits = logits if copies == 1 else guide(logits, sampler.guidance)
+        logits = guide(logits, sampler)
         # The temperature falls by the factor 1 - previous: from 1 in the first of n steps to 1/n in
         # the last.
         heated = logits / (1 - previous) if sampler.is_annealed else logits

@@ -137,9 +137,9 @@ class Task(NamedTuple):
     @property
     def num_read(self) -> int:
         """Positions of an example that the backbone reads beside its frames, where it reads any:
-        the symbols of its text, or all its units.
+        the symbols of its text, all its units, and the conditions that are attended to.
         """
-        return self.num_frames if self.condition.content == "semantic" else self.num_symbols
+        return self.condition.num_read(self.num_frames, self.num_symbols)
 
     @property
     def condition_flops(self) -> float:

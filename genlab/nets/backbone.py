@@ -251,7 +251,7 @@ class Backbone(nnx.Module):
         if prepended is not None:
             prefix = prepended.features.shape[1]
             x = jnp.concatenate([prepended.features, x], axis=1)
-            positions = jnp.concatenate([_text_positions(prepended), positions], axis=1)
+            positions = jnp.concatenate([prepended.places, positions], axis=1)
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
             # Every frame sees the whole prefix; rows of the prefix are padded with False, so the
             # prefix sees itself alone, as it does in decoding, where it is read before any frame.
@@ -310,7 +310,7 @@ class Backbone(nnx.Module):
         # The prefix is a first chunk of the sequence: it fills slots 0..n-1 and sees itself alone.
         if prepended is not None:
             features = prepended.features
-            positions = _text_positions(prepended)
+            positions = prepended.places
             _, cache = self.extend(
                 features, plan, cache, positions=positions, prefix=features.shape[1]
             )
@@ -389,7 +389,7 @@ class Backbone(nnx.Module):
         """
         if text is None or self.text_route == "none":
             return None, None
-        text = Text(text.features.astype(dtype), text.is_valid)
+        text = text._replace(features=text.features.astype(dtype))
         return (text, None) if self.text_route == "prefix" else (None, text)
 
     def _read(self, text: Text | None) -> tuple[TextMemory, ...] | None:
@@ -415,10 +415,6 @@ def _kept(remat: bool | Literal["full"]) -> Any:
     if remat == "full":
         return of_kernel
     return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, of_kernel)
-
-
-def _text_positions(text: Text) -> Int[Array, "b n"]:
-    return jnp.broadcast_to(jnp.arange(text.is_valid.shape[1])[None, :], text.is_valid.shape)
 
 
 def _unstack(stacks: tuple[PyTree, ...], groups: int) -> tuple:

@@ -1,7 +1,9 @@
 """What every layer of a backbone sees beside its input."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genlab.nets.attention import KeysValues
@@ -9,10 +11,33 @@ from genlab.nets.rotary import Rotation
 
 
 class Text(NamedTuple):
-    """Encoded symbols for a prefix or for cross-attention."""
+    """What frames attend to beside each other: encoded symbols, or other conditions, for a prefix
+    or for cross-attention. `positions` are those of a prefix; None counts from 0.
+    """
 
     features: Float[Array, "b n h"]
     is_valid: Bool[Array, "b n"]
+    positions: Int[Array, "b n"] | None = None
+
+    @property
+    def places(self) -> Int[Array, "b n"]:
+        """The position of each symbol, by which a prefix is rotated."""
+        if self.positions is not None:
+            return self.positions
+        return jnp.broadcast_to(jnp.arange(self.is_valid.shape[1])[None, :], self.is_valid.shape)
+
+
+def join_texts(texts: Sequence[Text]) -> Text | None:
+    """Return several texts as one, each counting its positions from 0, so that the padding of one
+    moves no other; None of none.
+    """
+    if len(texts) < 2:
+        return texts[0] if texts else None
+    features, is_valid, positions = (
+        jnp.concatenate(leaves, axis=1)
+        for leaves in zip(*((text.features, text.is_valid, text.places) for text in texts))
+    )
+    return Text(features, is_valid, positions)
 
 
 class Context(NamedTuple):

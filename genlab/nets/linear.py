@@ -122,6 +122,10 @@ class Embedding(nnx.Module):
         # those of all chips.
         return jnp.take(constrain(self.table[...]), ids, axis=0, mode="clip")
 
+    def mix(self, weights: Float[Array, "b n"]) -> Float[Array, "b h"]:
+        """Return the sum of the first n vectors by these weights; further ones have none."""
+        return weights @ constrain(self.table[...])[: weights.shape[1]]
+
 
 class CodeEmbedding(nnx.Module):
     """A frame of K codes becomes the sum of K vectors, each codebook having its own table.

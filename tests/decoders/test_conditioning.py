@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, VOCAB, jitted_loss, randomised, toy_batch
 
-from genlab.decoders.conditioning import ConditionConfig, Conditioner, guide, with_unconditional
+from genlab.decoders.ar import ARSampler
+from genlab.decoders.conditioning import ConditionConfig, Conditioner
+from genlab.decoders.guidance import guide, with_unconditional
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,9 @@ def test_dropout_drops_its_share(key):
 
 def test_guidance_extrapolates():
     both = jnp.array([[3.0], [1.0]])
-    assert [guide(both, scale).item() for scale in (0.0, 1.0, 2.0)] == [1.0, 3.0, 5.0]
+    assert [guide(both, ARSampler(guidance=scale)).item() for scale in (0.0, 2.0)] == [1.0, 5.0]
     _, cond = toy_batch()
-    doubled = with_unconditional(cond)
+    doubled = with_unconditional(cond, ARSampler(guidance=2.0))
     assert doubled.is_dropped.tolist() == [False, True] * 3
     np.testing.assert_array_equal(doubled.content, jnp.repeat(cond.content, 2, axis=0))
-    assert with_unconditional(cond, copies=1) is cond
+    assert with_unconditional(cond, ARSampler()) is cond

@@ -25,7 +25,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from genlab.config import Config
-from genlab.decoders.conditioning import guide
+from genlab.decoders.guidance import guide, num_copies
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.machine.sharding import COLUMNS, ROWS
@@ -216,7 +216,7 @@ class FlowMatchingHead(nnx.Module):
         """Integrate the velocity from noise, scaled by the temperature; guidance reads a doubled
         batch.
         """
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         condition = self.condition(hidden)
         noise = sampler.temperature * jax.random.normal(
             key, (hidden.shape[0] // copies, 1, self.channels)
@@ -225,8 +225,7 @@ class FlowMatchingHead(nnx.Module):
         def step(noisy, level):
             levels = jnp.broadcast_to(level, hidden.shape[:1])
             velocity = self._velocity(jnp.repeat(noisy, copies, axis=0), levels, condition)
-            velocity = velocity if copies == 1 else guide(velocity, sampler.guidance)
-            return noisy - velocity / sampler.steps, None
+            return noisy - guide(velocity, sampler) / sampler.steps, None
 
         return lax.scan(step, noise, jnp.arange(sampler.steps, 0, -1) / sampler.steps)[0][:, 0]
 

@@ -20,6 +20,7 @@ import pydantic
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config
+from genlab.decoders.guidance import GuidedSampler
 from genlab.decoders.noise.schedules import CosineHiding, Hiding
 from genlab.decoders.steps.logits import cross_entropy, cut, draw, draw_entry
 from genlab.tokens import ScoreOut
@@ -52,7 +53,7 @@ class Spans(Config):
 SINGLE = Spans()
 
 
-class RevealSampler(Config):
+class RevealSampler(GuidedSampler):
     """How codes of all levels are drawn, all in each network call."""
 
     steps: int = pydantic.Field(default=32, gt=0, le=10_000)
@@ -77,8 +78,6 @@ class RevealSampler(Config):
     """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
-    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
-    """Scale of classifier-free guidance; 1 is off."""
     noise_bits: int | None = pydantic.Field(default=None, ge=4, le=24)
     """Random bits of the uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`);
     None is jax's 23. Fewer act like a lower temperature (2409.02908).

@@ -29,7 +29,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import ConfigError
-from genlab.decoders.conditioning import Conditioner, Conditions, guide, with_unconditional
+from genlab.decoders.conditioning import Conditioner, Conditions
+from genlab.decoders.guidance import Guided, guide, num_copies, with_unconditional
 from genlab.decoders.prefix import Mark, leading
 from genlab.decoders.steps.logits import draw
 from genlab.decoders.steps.patterns import StepPattern
@@ -59,16 +60,6 @@ class Step(NamedTuple):
     previous_levels: Int[Array, "*s j"]
     key: Key[Array, "*s"]
     told: Told | None = None
-
-
-@runtime_checkable
-class Guided(Protocol):
-    """What every sampler with guidance says."""
-
-    @property
-    def guidance(self) -> float:
-        """1 is off."""
-        ...
 
 
 @runtime_checkable
@@ -232,16 +223,10 @@ def choose(
     """Draw codes as the sampler says; with guidance each row is followed by its unconditional copy,
     and the two give one code.
     """
-    logits = logits.astype(jnp.float32)
-    logits = logits if sampler.guidance == 1 else guide(logits, sampler.guidance)
+    logits = guide(logits.astype(jnp.float32), sampler)
     return draw(
         key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p
     )
-
-
-def num_copies(sampler: Guided) -> int:
-    """Return how many copies of the batch run: guidance takes one without conditions."""
-    return 1 if sampler.guidance == 1 else 2
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
@@ -372,7 +357,7 @@ def _begin(
 
     copies = num_copies(sampler)
     conditions = model.conditioner(
-        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+        with_unconditional(cond, sampler), jnp.repeat(is_valid, copies, axis=0)
     )
     all_orders = jnp.repeat(order, copies, axis=0)
     features, positions = pattern.per_step(

@@ -1,0 +1,1 @@
+"""The built-in kinds of named conditions, one file each; the contract is `decoders/parts.py`."""
