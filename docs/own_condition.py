@@ -2,8 +2,8 @@
 
 `value` computes it on the host, from the audio (`clip.wave()`), from a column (`clip.label(...)`)
 or from both; `build` returns the module that encodes it. Dropout and guidance need nothing: where
-conditions are dropped, a learned vector takes the place of what the module returns. For columns
-there are `Label` and `Numbers` (genlab/decoders/parts.py), which need no class.
+conditions are dropped, a learned vector takes the place of what the module returns. Labels, texts,
+curves, vectors and codes need no class (docs/conditions.md).
 
     genlab check docs/own_condition.py:Loudness
     genlab compare docs/own_condition.py

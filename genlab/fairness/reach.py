@@ -12,10 +12,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pydantic
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from typing_extensions import TypedDict
 
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.parts import is_sequence
 from genlab.decoders.task import Task
 from genlab.tokens import Cond, Tokens
 
@@ -64,7 +65,8 @@ def has_order(condition: ConditionConfig) -> bool:
 def measure_reach(
     task: Task, draw: Callable[[Cond], Tokens], before: Tokens, cond: Cond
 ) -> dict[str, Reach]:
-    """Return the reach of every condition that has an order in time: units, text, parts by frame.
+    """Return the reach of every condition that has an order in time: units, text, parts by frame
+    and sequences.
 
     Args:
         task: says what is told, and how many values it may have.
@@ -109,6 +111,10 @@ def swaps(
         )
         found.append(Swap("text", other))
     for part in condition.parts:
+        if is_sequence(part) and cond.parts is not None:
+            values = np.asarray(cond.parts[part.name])
+            moved = _swap_sequence(values, number)
+            found.append(Swap(part.name, cond._replace(parts={**cond.parts, part.name: moved})))
         if part.is_per_frame and cond.parts is not None:
             values = np.asarray(cond.parts[part.name])
             is_late = _after(num_frames // 2, values.shape[1])
@@ -118,6 +124,15 @@ def swaps(
             moved = np.where(is_late, np.roll(values, 1 + number, axis=0), values)
             found.append(Swap(part.name, cond._replace(parts={**cond.parts, part.name: moved})))
     return found
+
+
+def _swap_sequence(values: Shaped[np.ndarray, "b n *c"], number: int) -> Shaped[np.ndarray, "..."]:
+    """Return sequences whose second half is that of another clip, where both have one."""
+    # Symbols are padded with 0; vectors say in their last channel which are there.
+    is_there = values > 0 if values.ndim == 2 else values[:, :, -1] > 0
+    others, is_other = (np.roll(each, 1 + number, axis=0) for each in (values, is_there))
+    is_late = _after(is_there.sum(axis=1) // 2, values.shape[1]) & is_there & is_other
+    return np.where(is_late.reshape(*is_late.shape, *[1] * (values.ndim - 2)), others, values)
 
 
 def find_reach(before: Tokens, after: Tokens, cut: Int[np.ndarray, "b"]) -> Reach:

@@ -29,6 +29,7 @@ from genlab.decoders.regression import RegressionConfig
 from genlab.decoders.task import Task
 from genlab.decoders.told.curves import Curve
 from genlab.decoders.told.symbols import Phonemes, Utf8
+from genlab.fairness.reach import swaps
 
 ROUTES = ("sum", "adaln", "prefix", "cross")
 ONE_EACH = ("ar", "depth", "masked", "diffusion", "latent_flow", "discrete", "blockwise", "mar")
@@ -298,3 +299,18 @@ def test_symbols_of_any_script_and_none_unknown():
     assert sounds.symbols_of("B AH0")[:4].tolist() == [1, 3, 2, 0]
     with pytest.raises(GenlabError, match=r"'AH1' is not in symbols .*did you mean 'AH0'"):
         sounds.symbols_of("B AH1")
+
+
+def test_reach_swaps_the_second_half_of_sequences_and_keeps_their_length():
+    _, cond = told_batch("cross")
+    changed = {
+        swap.name: np.asarray(swap.cond.parts[swap.name]) != np.asarray(cond.parts[swap.name])
+        for swap in swaps(cond, np.full(3, 12), told_by("cross"), VOCAB)
+    }
+    assert set(changed) == {"words", "sounds", "pitch", "states", "mixture"}
+    is_word = np.asarray(cond.parts["words"]) > 0
+    place = np.arange(is_word.shape[1])[None]
+    is_late = (place >= is_word.sum(axis=1)[:, None] // 2) & is_word
+    assert not (changed["words"] & ~is_late).any() and changed["words"].any()
+    assert not changed["states"][:, :, -1].any()  # which of them are there
+    assert not changed["pitch"][:, :6].any() and changed["pitch"][:, 6:].all()

@@ -6,7 +6,7 @@ part of what they are named by (`stamp`).
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +16,15 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from genlab.config import GenlabError, digest
 from genlab.config.errors import shorten
-from genlab.data.manifest import Manifest
 from genlab.data.valued import ClipFacts
 from genlab.data.words import read_array, read_numbers
 from genlab.decoders.parts import PlainPart, Projection, Route
 from genlab.decoders.told.places import places_of
 from genlab.nets.context import Text
 from genlab.nets.linear import Linear
+
+if TYPE_CHECKING:
+    from genlab.data.manifest import Manifest
 
 
 class FromFiles(PlainPart):
@@ -49,7 +51,7 @@ class FromFiles(PlainPart):
                 f"{self.column}={shorten(found)}: expected the path of a file, or numbers"
             ) from None
 
-    def stamp(self, manifest: Manifest) -> str:
+    def stamp(self, manifest: "Manifest") -> str:
         """Return a digest of the state of every file that the column names."""
         states = []
         for row in manifest.clips:
