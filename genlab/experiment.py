@@ -300,8 +300,6 @@ class Comparison(Config):
                     f"arms.{name}.decoder.kind={REGRESSION!r}: a baseline, which every comparison "
                     "makes and no arm may be; leave the arm out"
                 )
-            # Without dropped conditions in training the unconditional prediction is untrained
-            # noise.
             if problem := self.condition.problem_of_guidance(arm.sampler):
                 raise ValueError(f"arms.{name}.sampler.{problem}")
         if len(set(self.seeds)) != len(self.seeds):

@@ -8,17 +8,8 @@ from typing import NoReturn
 from genlab import __version__
 from genlab.cli.extras import list_extras
 from genlab.cli.inputs import add_inputs
-from genlab.cli.tools import add_machine, add_own
-from genlab.cli.values import (
-    AddCommand,
-    local,
-    named,
-    place,
-    takes_conditions,
-    takes_config,
-    takes_trust,
-    whole,
-)
+from genlab.cli.tools import add_machine, add_own, takes_conditions
+from genlab.cli.values import AddCommand, local, named, place, takes_config, takes_trust, whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,11 +148,6 @@ def _add_runs(add: AddCommand) -> None:
         "--prompts", type=whole, default=8, help="how many held-out clips to sample (default 8)"
     )
     command.add_argument("--seed", type=whole, default=0, help="seed of the draws (default 0)")
-    command.add_argument(
-        "--keep",
-        metavar="FROM:TO",
-        help="seconds of each real clip to keep and continue, or fill around, for example 0:0.5",
-    )
     takes_conditions(command)
     _add_packages(add)
 

@@ -148,7 +148,7 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     from genlab.prompts import parse_span
     from genlab.sample import sample_run
 
-    keep, by_hand = parse_span(arguments.keep), ByHand.read(vars(arguments))
+    keep, by_hand = parse_span(arguments.keep), ByHand.read(vars(arguments), arguments.seconds)
     require_run(arguments.config, "runs/first/arms/ar/seed0")
     run = _read(arguments)
     if isinstance(run, Comparison):

@@ -87,3 +87,32 @@ def add_own(add: AddCommand) -> None:
         "doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor"
     )
     command.description = f"{command.description}\n\nextras:\n{list_extras()}"
+
+
+def takes_conditions(command: argparse.ArgumentParser) -> None:
+    """Let a command keep parts of clips and set conditions by hand, as decoders/told/by_hand.py
+    reads them.
+    """
+    command.add_argument(
+        "--keep",
+        metavar="FROM:TO",
+        help="seconds of each real clip to keep and continue, or fill around, for example 0:0.5",
+    )
+    examples = {
+        "label": ("NAME=VALUE", "speaker=anna, or a mixture: speaker=anna:0.7,ben:0.3"),
+        "text": ("TEXT", '"good morning"; NAME=TEXT if several conditions are texts'),
+        "curve": ("NAME=FILE", "f0=melody.csv, with a row per point of the curve"),
+        "vector": ("NAME=FILE", "style=clap.npy, or numbers: tempo=0.5"),
+        "codes": ("NAME=FILE", "mixture=codes.npy, with a row per frame"),
+    }
+    # Appended, since one option may set several conditions.
+    for option, (metavar, example) in examples.items():
+        command.add_argument(
+            f"--{option}",
+            action="append",
+            metavar=metavar,
+            help=f"set a condition by hand, for all prompts: {example}",
+        )
+    command.add_argument(
+        "--seconds", type=float, help="how long every sample is (default: as long as its clip)"
+    )

@@ -71,24 +71,3 @@ def takes_trust(command: argparse.ArgumentParser) -> None:
             "docs/security.md in the repository)"
         ),
     )
-
-
-def takes_conditions(command: argparse.ArgumentParser) -> None:
-    """Let a command set conditions by hand, as decoders/told/by_hand.py reads them."""
-    examples = {
-        "label": ("NAME=VALUE", "speaker=anna, or a mixture: speaker=anna:0.7,ben:0.3"),
-        "text": ("TEXT", '"good morning"; NAME=TEXT if several conditions are texts'),
-        "curve": ("NAME=FILE", "f0=melody.csv, with a row per point of the curve"),
-        "vector": ("NAME=FILE", "style=clap.npy, or numbers: tempo=0.5"),
-        "codes": ("NAME=FILE", "mixture=codes.npy, with a row per frame"),
-    }
-    for option, (metavar, example) in examples.items():
-        command.add_argument(
-            f"--{option}",
-            action="append",
-            metavar=metavar,
-            help=f"set a condition by hand, for all prompts: {example}",
-        )
-    command.add_argument(
-        "--seconds", type=float, help="how long every sample is (default: as long as its clip)"
-    )

@@ -103,6 +103,7 @@ def read_array(path: Path) -> Shaped[np.ndarray, "..."]:
     Raises:
         GenlabError: if there is no such file, or something else than finite numbers in it.
     """
+    # Loaded without pickles: a file may be a stranger's.
     known = f"expected the path of a .npy, {' or '.join(TEXT_SUFFIXES)} file of numbers"
     if path.suffix not in (".npy", *TEXT_SUFFIXES):
         raise GenlabError(f"{shorten(str(path))}: {known}")

@@ -171,6 +171,7 @@ class ConditionConfig(Config):
         does not: the field and its value, what is wrong, and the fix.
         """
         guidance = float(getattr(sampler, "guidance", 1.0))
+        # Without dropped conditions in training the unconditional prediction is untrained noise.
         if guidance != 1 and self.dropout == 0:
             return (
                 f"guidance={guidance:g} contrasts with dropped conditions, which "

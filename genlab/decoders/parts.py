@@ -318,7 +318,7 @@ class TellPart(nnx.Module):
         # The whole clip has one position, which is always there.
         return Features(None, Text(features[:, None, :], jnp.ones((len(features), 1), bool)))
 
-    def _replace_sequence(self, text: Any, is_dropped: Bool[AnyArray, "b"]) -> Text:
+    def _replace_sequence(self, text: object, is_dropped: Bool[AnyArray, "b"]) -> Text:
         if not isinstance(text, Text):
             raise GenlabError(
                 f"condition {self.name!r}: its module returned {type(text).__name__}, expected a "

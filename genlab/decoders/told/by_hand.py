@@ -6,7 +6,7 @@ replaced, the same for every prompt. What is not set stays that of the prompt.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -41,13 +41,15 @@ class ByHand(NamedTuple):
     seconds: float | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> "ByHand":
+    def read(
+        cls, given: Mapping[str, Sequence[str] | None], seconds: float | None = None
+    ) -> "ByHand":
         """Return what the options of a command line set, by their names.
 
         Raises:
             GenlabError: as `read_words`.
         """
-        return cls(tuple(read_words(given)), given.get("seconds"))
+        return cls(tuple(read_words(given)), seconds)
 
     def tell(
         self,
@@ -227,13 +229,12 @@ def _check_letters(text: str) -> None:
 
 def _read(part: ConditionPart, words: str, num_frames: int) -> Shaped[np.ndarray, "..."]:
     """Return the value that words give to a part, once it is known to be one."""
-    read: Any = getattr(part, "from_words", None)
-    if read is None:
+    if not isinstance(part, PlainPart):
         raise GenlabError(
-            f"{type(part).__name__} cannot be set by hand; give it a method from_words, or derive "
-            "it from PlainPart"
+            f"{type(part).__name__} cannot be set by hand; derive it from PlainPart, and give "
+            "it a method from_words"
         )
-    value = np.asarray(read(words, num_frames))
+    value = np.asarray(part.from_words(words, num_frames))
     mixture = (len(getattr(part, "names", ())),)
     if value.shape == mixture and value.dtype == np.float32:
         return value  # of labels, which was checked when it was read

@@ -6,7 +6,7 @@ encoder as text does (ConvNeXt blocks), with sinusoids of the relative place in 
 """
 
 import abc
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +173,5 @@ class _Encoder(nnx.Module):
         x = self.table(value)
         x = x + places_of(is_symbol, x.shape[-1]).astype(x.dtype)
         for layer in self.layers:
-            encode: Any = layer
-            x = encode(x, is_symbol)
+            x = layer(x, is_symbol)
         return Text(x, is_symbol)
