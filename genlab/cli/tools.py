@@ -1,5 +1,7 @@
 """The commands beside the main job: speed, other machines, and checks."""
 
+import argparse
+
 from genlab.cli.extras import list_extras
 from genlab.cli.values import AddCommand, local, takes_config, whole
 

@@ -135,7 +135,9 @@ class ConditionConfig(Config):
     @property
     def text_route(self) -> TextRoute:
         """How the backbone is built to read what it attends to beside the frames."""
-        return next(iter(self._routes().values()), "none")
+        for route in self._routes().values():
+            return route
+        return "none"
 
     @property
     def has_places(self) -> bool:

@@ -28,7 +28,6 @@ class Codes(FromFiles):
 
     kind: Literal["codes"] = "codes"
     option: ClassVar[str] = "codes"
-    is_per_frame: ClassVar[bool] = True
     column: str = ""
     """The column that holds the path of a .npy file of codes per clip; empty for the other side."""
     codebooks: int = pydantic.Field(gt=0, le=1024)
@@ -40,6 +39,11 @@ class Codes(FromFiles):
     def reads_store(self) -> bool:
         """True if the values are known only once the clips are encoded."""
         return not self.column
+
+    @property
+    def is_per_frame(self) -> bool:
+        """True."""
+        return True
 
     @property
     def shape(self) -> tuple[int, ...]:

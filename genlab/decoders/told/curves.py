@@ -24,7 +24,6 @@ class Curve(FromFiles):
 
     kind: Literal["curve"] = "curve"
     option: ClassVar[str] = "curve"
-    is_per_frame: ClassVar[bool] = True
     column: str = ""
     """The column that holds the path of a file of points, or channels of points, per clip; empty
     for a curve that is measured.
@@ -53,6 +52,11 @@ class Curve(FromFiles):
                 f"{CHANNELS[self.measured]}; leave channels out"
             )
         return self
+
+    @property
+    def is_per_frame(self) -> bool:
+        """True."""
+        return True
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -32,7 +32,6 @@ class Symbols(PlainPart):
     """A text in a column, as symbols; a kind of its own says what a symbol is."""
 
     option: ClassVar[str] = "text"
-    is_sequence: ClassVar[bool] = True
     column: str = "text"
     """The column that holds the text."""
     route: Route = "cross"
@@ -50,6 +49,11 @@ class Symbols(PlainPart):
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the symbols of a text, counted from 0."""
+
+    @property
+    def is_sequence(self) -> bool:
+        """True."""
+        return True
 
     @property
     def shape(self) -> tuple[int, ...]:

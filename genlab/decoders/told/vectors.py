@@ -6,7 +6,7 @@ part of what they are named by (`stamp`).
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,13 +103,17 @@ class VectorSequence(FromFiles):
     """Vectors in an order of their own, such as the states of a text encoder."""
 
     kind: Literal["sequence"] = "sequence"
-    is_sequence: ClassVar[bool] = True
     channels: int = pydantic.Field(gt=0, le=2**16)
     """Numbers of each vector."""
     max_length: int = pydantic.Field(default=128, gt=0, le=2**14)
     """The most vectors of a clip; a store of values has room for as many of every clip."""
     route: Route = "cross"
     """By cross-attention, or as positions before the frames (prefix)."""
+
+    @property
+    def is_sequence(self) -> bool:
+        """True."""
+        return True
 
     @property
     def shape(self) -> tuple[int, ...]:
