@@ -61,7 +61,7 @@ def test_nothing_is_imported_where_nobody_follows(monkeypatch):
     kept = Kept()
     with followed(kept, None, "x", {}) as writer:
         assert writer is kept
-    missing = pytest.raises(GenlabError, match="trackio is not installed; pip install trackio")
+    missing = pytest.raises(GenlabError, match="trackio: is not installed; pip install trackio")
     with missing, followed(kept, "trackio:speech", "x", {}):
         pass
 

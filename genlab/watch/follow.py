@@ -88,9 +88,11 @@ def followed(
     service, _, project = follow.partition(":")
     try:
         package = importlib.import_module(service)
-    except ImportError:
+    except ImportError as error:
+        # Its own parts may be missing too, which installing it again mends.
+        missing = "is not installed" if error.name in (None, service) else _said(error)
         raise GenlabError(
-            f"settings.follow={follow!r}: {service} is not installed; pip install {service}"
+            f"settings.follow={follow!r}: {service}: {missing}; pip install {service}"
         ) from None
     try:
         package.init(project=project, name=name, config=dict(config), resume="allow")
