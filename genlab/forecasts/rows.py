@@ -65,7 +65,7 @@ def add_lookup(row: RowResult, config: Comparison, material: Material) -> RowRes
         forecast = look_up_blocks(material.store, config, clips)
         found = Blocks(forecast[:, None], _truth(material, clips)).scores()
         note = f"one prediction per clip, {AFTER}"
-        return _with(row, _with_tuned(_summarise([found], config, clips, note)))
+        return _with(row, _summarise_both([found], config, material, clips, note))
 
 
 def add_energies(
@@ -87,25 +87,27 @@ def add_energies(
     with clock.stage(clock.BARE, arms[0].name):
         # One program serves all training seeds, and the control.
         energy = BlockEnergy(run, material.store, clips, law.sampler)
-        bare = _draw_scores(config, arms, energy, how)
+        found, note = _draw_values(config, arms, energy, how)
+        bare = _summarise_both(found, config, material, clips, note)
         if arms[0].name != REGRESSION:
             swap = _swap_prefixes(config, arms, energy, bare[BARE_ENERGY][1])
             # A row that is scored again, for what it lacks, has the control already.
             others = [other for other in row.controls if other.control != swap.control]
             row = row._replace(controls=(*others, swap))
-    if own == law.sampler:  # it draws the same continuations
-        tuned = bare
-    else:
+    tuned = bare.pop(TUNED_ENERGY)
+    if own != law.sampler:  # else it draws the same continuations
         with clock.stage(clock.TUNED, arms[0].name):
-            energy = BlockEnergy(run, material.store, clips, own)
-            tuned = _draw_scores(config, arms, energy, "at its own sampler")
+            heard = _heard(clips, material)
+            energy = BlockEnergy(run, material.store, heard, own)
+            found, note = _draw_values(config, arms, energy, "at its own sampler")
+            tuned = _summarise(found, config, heard, note)[BARE_ENERGY]
     if not (law.is_declared and is_conditional):
         # Of another law than the one that was trained, so it decides nothing (`is_proper`).
         bare = {
             name: (score._replace(validity="biased"), values._replace(validity="biased"))
             for name, (score, values) in bare.items()
         }
-    return _with(row, {**bare, TUNED_ENERGY: tuned[BARE_ENERGY]})
+    return _with(row, {**bare, TUNED_ENERGY: tuned})
 
 
 def dress_rows(
@@ -158,7 +160,7 @@ def _climatology(config: Comparison, material: Material) -> RowResult | None:
     if blocks is None:
         return None
     note = f"{blocks.draws.shape[1]} blocks of training clips per clip, against {AFTER}"
-    return _row_of([blocks], config, clips, note)
+    return _row_of([blocks], config, material, clips, note)
 
 
 def _dressed_lookup(config: Comparison, material: Material) -> RowResult | None:
@@ -166,9 +168,8 @@ def _dressed_lookup(config: Comparison, material: Material) -> RowResult | None:
     others = choose_residual_clips(material.store, config)
     forecast = look_up_blocks(material.store, config, [*clips, *others])
     ours, theirs = forecast[: len(clips)], forecast[len(clips) :]
-    return _dress(
-        [(ours, _truth(material, clips), _truth(material, others) - theirs)], config, clips
-    )
+    parts = (ours, _truth(material, clips), _truth(material, others) - theirs)
+    return _dress([parts], config, material, clips)
 
 
 def _dressed_regression(
@@ -189,12 +190,13 @@ def _dressed_regression(
             for draw in (of_clips, of_others)
         )
         by_run.append((ours.draws[:, 0], ours.truth, theirs.truth - theirs.draws[:, 0]))
-    return _dress(by_run, config, clips)
+    return _dress(by_run, config, material, clips)
 
 
 def _dress(
     by_run: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     config: Comparison,
+    material: Material,
     clips: Sequence[TokenClip],
 ) -> RowResult | None:
     """Return the row of forecasts, real blocks and errors, one of each per training run."""
@@ -210,23 +212,27 @@ def _dress(
         f"{found[0].draws.shape[1]} draws per clip, each the prediction plus what it missed in one "
         f"of {len(by_run[0][2])} validation clips, {AFTER}"
     )
-    return _row_of(found, config, clips, note)
+    return _row_of(found, config, material, clips, note)
 
 
 def _row_of(
-    by_run: Sequence[Blocks], config: Comparison, clips: Sequence[TokenClip], note: str
+    by_run: Sequence[Blocks],
+    config: Comparison,
+    material: Material,
+    clips: Sequence[TokenClip],
+    note: str,
 ) -> RowResult:
-    scored = _summarise([blocks.scores() for blocks in by_run], config, clips, note)
-    # Its draws are of no sampler, so there is one number, whatever sampler the arms have.
-    return _with(RowResult({}, {}, {}, ()), _with_tuned(scored))
+    found = [blocks.scores() for blocks in by_run]
+    empty = RowResult({}, {}, {}, ())
+    return _with(empty, _summarise_both(found, config, material, clips, note))
 
 
-def _draw_scores(
+def _draw_values(
     config: Comparison, arms: Sequence[ArmRun], energy: BlockEnergy, how: str
-) -> Scored:
-    """Return the scores of an arm at one sampler, over all its training seeds."""
+) -> tuple[list[Values], str]:
+    """Return what an arm's clips get at one sampler, for every training seed, and a note."""
     num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
-    found = [
+    found: list[Values] = [
         # Seeds draw different continuations, so that draws are independent over training seeds.
         energy.scores(arm.result.model, num_draws=num_draws, seed=seed + number)
         for number, arm in enumerate(arms)
@@ -235,7 +241,32 @@ def _draw_scores(
         f"{num_draws} continuations per clip, {AFTER}, {how}, {energy.network_calls} network calls "
         "each"
     )
-    return _summarise(found, config, energy.clips, note)
+    return found, note
+
+
+def _heard(clips: Sequence[TokenClip], material: Material) -> Sequence[TokenClip]:
+    """Return the clips on which the energy at the own sampler is measured: the prompts, which are
+    heard and come first; all clips where none of the prompts is long enough.
+    """
+    prompts = clips[: len(material.prompts)]
+    is_whole = ~np.isnan(_truth(material, prompts)).any(axis=(1, 2))
+    return prompts if is_whole.any() else clips
+
+
+def _summarise_both(
+    found: Sequence[Values],
+    config: Comparison,
+    material: Material,
+    clips: Sequence[TokenClip],
+    note: str,
+) -> Scored:
+    """Return every score of a row, and beside them the energy of the clips that are heard: of draws
+    that no sampler moves it is the same one, of fewer clips.
+    """
+    heard = _heard(clips, material)
+    of_heard = [{BARE_ENERGY: values[BARE_ENERGY][: len(heard)]} for values in found]
+    tuned = _summarise(of_heard, config, heard, note)[BARE_ENERGY]
+    return {**_summarise(found, config, clips, note), TUNED_ENERGY: tuned}
 
 
 def _swap_prefixes(
@@ -269,10 +300,6 @@ def _summarise(
         score = make_score(name, estimate, seeds=len(found), note=note, covers=values.covers)
         scored[name] = score, values
     return scored
-
-
-def _with_tuned(scored: Scored) -> Scored:
-    return {**scored, TUNED_ENERGY: scored[BARE_ENERGY]}
 
 
 def _with(row: RowResult, scored: Scored) -> RowResult:

@@ -100,7 +100,9 @@ def test_its_energy_is_of_another_law_and_decides_nothing(monkeypatch):
     for name, found in {
         "choose_scored": [],
         "BlockEnergy": None,
-        "_draw_scores": {BARE_ENERGY: made},
+        "_draw_values": ([], ""),
+        "_heard": [],
+        "_summarise": {BARE_ENERGY: made},
         "_swap_prefixes": swap,
     }.items():
         monkeypatch.setattr(forecast_rows, name, lambda *args, found=found: found)
