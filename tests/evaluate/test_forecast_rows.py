@@ -13,7 +13,7 @@ from flax import nnx
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.data.store import SplitInfo
 from genlab.decoders.regression import RegressionConfig, RegressionSampler
-from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, ENERGIES
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, ENERGIES, TUNED_ENERGY
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Arm
@@ -52,7 +52,7 @@ def material(tmp_path_factory):
         for name, (first, clips) in SPLITS.items()
     }
     store.info = store.info.model_copy(update={"splits": splits})
-    return SimpleNamespace(store=store, prompts=[None])
+    return SimpleNamespace(store=store, prompts=[None, None])
 
 
 CONFIG = make_comparison(
@@ -80,6 +80,9 @@ def test_every_forecast_is_dressed_and_kept(material, tmp_path):
         values = found[name].per_clip[BARE_ENERGY]
         assert values.runs == tuple(np.repeat(range(seeds), 10).tolist())
         assert found[name].scores[BARE_ENERGY].seeds == seeds and np.isfinite(values.values).all()
+        # No sampler moves it, and at own samplers the two prompts alone are scored.
+        heard = found[name].per_clip[TUNED_ENERGY].values
+        np.testing.assert_array_equal(heard, values.values.reshape(seeds, 10)[:, :2].ravel())
     # A mean that is off by three everywhere is off by three in its errors too.
     first, second = np.split(found[REGRESSION_RESIDUALS].per_clip[BARE_ENERGY].values, 2)
     assert np.abs(first - second).max() < 0.5 and not np.array_equal(first, second)
