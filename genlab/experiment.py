@@ -209,7 +209,7 @@ class DecoderRun(Run):
         dataset = store.dataset(
             "train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips
         )
-        return BatchSource(dataset, self.batch_size)
+        return BatchSource(dataset, self.batch_size, threads=store.read_threads)
 
 
 class Comparison(Config):

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import grain
 
 
+READ_AHEAD = 8  # batches
+
+
 class Batch(NamedTuple):
     """`args` go to `model.loss(*args, key=key)`; `clip_ids` say which clips they came from."""
 
@@ -37,7 +40,12 @@ class BatchSource:
     """Batches of `batch_size` elements of `dataset`, read ahead by a few threads."""
 
     def __init__(
-        self, dataset: "grain.MapDataset", batch_size: int, *, threads: int = 2, read_ahead: int = 8
+        self,
+        dataset: "grain.MapDataset",
+        batch_size: int,
+        *,
+        threads: int = 2,
+        read_ahead: int | None = None,
     ):
         import grain  # here, because it takes as long as jax, and reading a config needs no data
 
@@ -50,7 +58,8 @@ class BatchSource:
             )
         self.dataset = dataset
         self.batch_size = batch_size
-        self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
+        ahead = max(READ_AHEAD, threads) if read_ahead is None else read_ahead
+        self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         self._check: Callable[[Batch], None] = lambda batch: None
 
     def checked(self, check: Callable[[Batch], None]) -> Self:

@@ -26,6 +26,7 @@ from genlab.data.clip import Clip as Clip
 from genlab.data.digests import Digests, rebuild
 from genlab.data.rows import hold, read_rows, write_rows
 from genlab.data.text import normalise_text
+from genlab.run.shared import fetch_file
 
 MANIFEST_NAME = "manifest.jsonl"
 F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
@@ -142,6 +143,7 @@ class Manifest:
 
     def _intact(self, name: str) -> Path:
         """Return the path of a file of the corpus once it is known to hold what was written."""
+        fetch_file(self.root, name)
         if self._digests is not None:
             self._digests.compare(name)
         return self.root / name

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
+from genlab.data.bucket_records import READ_THREADS, BucketRecords
 from genlab.data.digests import (
     Digests,
     FileDigest,
@@ -32,6 +33,7 @@ from genlab.data.lengths import FRAMES_NAME, map_frames, pick, write_frames
 from genlab.data.manifest import read_array
 from genlab.data.order import check_shuffled, draw_part
 from genlab.data.part_files import PART_SUFFIX as PART_SUFFIX
+from genlab.data.part_files import part_order
 from genlab.data.part_files import part_paths as part_paths
 from genlab.data.part_files import write_part as write_part
 from genlab.data.parts import PartValues
@@ -41,6 +43,7 @@ from genlab.data.record import SplitInfo as SplitInfo
 from genlab.data.record import StoreInfo as StoreInfo
 from genlab.data.record import TokenClip as TokenClip
 from genlab.data.text import encode_text
+from genlab.run import in_bucket
 from genlab.run.stored import (
     DamagedError,
     parse_json,
@@ -75,6 +78,7 @@ def finish_store(
 
     `parts` are the digests that the parts had when they were written; without them they are read.
     """
+    (directory / in_bucket.MARKER).unlink(missing_ok=True)  # of a copy that was given up
     text = json.dumps(info.to_dict(), indent=1)
     files = dict(parts or {path.name: digest_file(path) for path in part_paths(directory)})
     files[FRAMES_NAME] = write_frames(directory)
@@ -102,12 +106,19 @@ class TokenStore:
     for a model.
     """
 
+    read_threads: int = 2
+    """Threads that read batches: as many as a disk keeps busy, or as wait for a bucket."""
+
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
         self.directory = directory
         digests = Digests.load(directory)
         self.info = _read_info(directory, digests)
+        url = in_bucket.place_of(directory)
+        parts = [name for name in (digests.files if digests else ()) if name.endswith(PART_SUFFIX)]
         if digests is not None:
             for name in digests.files:
+                if url is not None and name in parts:
+                    continue
                 if name.endswith(PART_SUFFIX):
                     # Large, and each of its records carries a checksum of its own.
                     digests.compare_size(name)
@@ -119,9 +130,9 @@ class TokenStore:
                 f"config's codec is {codec_fingerprint}; encode the corpus with that codec into "
                 "another directory"
             )
-        self._records = _open_records(
-            directory, sum(split.clips for split in self.info.splits.values())
-        )
+        self._records = _open_records(directory, self.num_clips, url, parts)
+        if url is not None:
+            self.read_threads = READ_THREADS
         self._texts: dict[str, tuple[str, ...]] = {}
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
         self.latent_std = np.asarray(self.info.latent_std, np.float32)
@@ -337,15 +348,19 @@ def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
 
 
 def _open_records(
-    directory: Path, expected: int
-) -> "array_record_data_source.ArrayRecordDataSource":
+    directory: Path, expected: int, url: str | None, names: Sequence[str]
+) -> "array_record_data_source.ArrayRecordDataSource | BucketRecords":
     from array_record.python import array_record_data_source
 
-    parts = part_paths(directory)
+    parts = part_paths(directory) if url is None else sorted(map(Path, names), key=part_order)
     found: int | str = 0
     if parts:
-        try:
-            records = array_record_data_source.ArrayRecordDataSource([str(part) for part in parts])
+        try:  # what ArrayRecord says of a damaged part is for its developers
+            if url is None:
+                paths = [str(part) for part in parts]
+                records = array_record_data_source.ArrayRecordDataSource(paths)
+            else:
+                records = BucketRecords(url, [part.name for part in parts], directory)
             found = len(records)
             if found == expected:
                 return records

@@ -3,7 +3,8 @@ GENLAB_SHARED_CACHE=gs://BUCKET/PATH.
 
 Hosts look up each artefact by a digest of its inputs. If it is in the bucket they copy it to the
 local cache; otherwise the leader builds and uploads it. The file that marks a directory as complete
-is copied last, in both directions. Training reads at random, from the local copy only.
+is copied last, in both directions. Of what is larger than `GENLAB_LOCAL_GB` the bulk stays in the
+bucket (in_bucket.py).
 """
 
 import contextlib
@@ -19,17 +20,20 @@ from typing import Any
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
 from genlab.machine import hosts
+from genlab.run import in_bucket
 from genlab.run.names import inside
+from genlab.run.stored import partial_path, write_atomically
 
 SHARED_VARIABLE = "GENLAB_SHARED_CACHE"
 SCHEME = "gs://"
 UPLOADS = 16  # at a time
+LARGE_UPLOADS = 2  # of more than a chunk each
 CHUNK_BYTES = 32 * 2**20  # of a large object, a multiple of what Google asks for, 2 ** 18
 
 
 def fetch(directory: Path, last: str) -> bool:
     """Copy what the bucket holds under the name of `directory` there; `last` names the file that
-    makes it whole.
+    makes it whole. Of what is too large for this disk the small files are copied.
 
     Returns:
         Whether the bucket holds it. Without a shared cache, no.
@@ -45,17 +49,42 @@ def fetch(directory: Path, last: str) -> bool:
         if not files.exists(f"{url}/{last}"):
             return False
         start = len(url.removeprefix(SCHEME)) + 1
-        names = [path[start:] for path in files.find(url)]
-        print(f"{url}: copied from there, {len(names):,} files", file=sys.stderr)
+        there = files.find(url, detail=True).items()
+        sizes = {path[start:]: int(facts["size"]) for path, facts in there}
+        total = sum(sizes.values())
+        is_too_large = total > in_bucket.local_bytes()
+        names = [name for name in sizes if not (is_too_large and in_bucket.is_bulky(name))]
+        how = f"read there, {total / 1e9:.3g} GB" if is_too_large else "copied from there"
+        print(f"{url}: {how}, {len(names):,} files here", file=sys.stderr)
         # Beside it, because what was half copied must not look like something half made.
         fresh = directory.with_name(f".{directory.name}.fetched")
         shutil.rmtree(fresh, ignore_errors=True)
         files.get([f"{url}/{name}" for name in names], [str(inside(fresh, name)) for name in names])
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / in_bucket.MARKER).unlink(missing_ok=True)
+        if is_too_large:
+            write_atomically(directory / in_bucket.MARKER, url)
         for name in _whole_last(names, last):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh / name, directory / name)
         shutil.rmtree(fresh)
     return True
+
+
+def fetch_file(directory: Path, name: str) -> None:
+    """Copy one file of a directory whose bulk stays in the bucket, if it is not here yet.
+
+    Raises:
+        GenlabError: if the bucket cannot be read.
+    """
+    url, path = in_bucket.place_of(directory), directory / name
+    if url is None or path.exists():
+        return
+    fresh = partial_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with told(f"{url}/{name}", "read"):
+        open_bucket().get_file(f"{url}/{name}", str(fresh))
+    os.replace(fresh, path)
 
 
 def share(directory: Path, last: str) -> None:
@@ -65,7 +94,7 @@ def share(directory: Path, last: str) -> None:
         GenlabError: if the bucket cannot be written; the directory stays.
     """
     url = _shared_url(directory)
-    if url is None or not hosts.is_leader():
+    if url is None or not hosts.is_leader() or in_bucket.place_of(directory) is not None:
         return
     with told(url, "written"):
         files = open_bucket()
@@ -76,11 +105,16 @@ def share(directory: Path, last: str) -> None:
             [path.as_posix() for path in paths if not path.name.startswith(".")], last
         )
         print(f"{url}: copied there for other machines, {len(names):,} files", file=sys.stderr)
-        with ThreadPoolExecutor(UPLOADS) as pool:
-            for _ in pool.map(
-                lambda name: put(files, (directory / name).read_bytes(), f"{url}/{name}"), names
-            ):
-                pass
+        # Each is held in memory while it is sent: sixteen parts of 100 MB would be too much.
+        is_large = {name: (directory / name).stat().st_size > CHUNK_BYTES for name in names}
+        for threads, large in ((UPLOADS, False), (LARGE_UPLOADS, True)):
+            with ThreadPoolExecutor(threads) as pool:
+                chosen = [name for name in names if is_large[name] == large]
+                for _ in pool.map(
+                    lambda name: put(files, (directory / name).read_bytes(), f"{url}/{name}"),
+                    chosen,
+                ):
+                    pass
         put(files, (directory / whole).read_bytes(), f"{url}/{whole}")
 
 
