@@ -9,7 +9,6 @@ thrown away a record would be gone just before it is wanted again.
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 import zlib
@@ -123,6 +122,8 @@ class BucketRecords:
 
 
 def _lock(file: int) -> bool:
+    import fcntl  # Windows has none, and imports this module too
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

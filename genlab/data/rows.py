@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,7 +145,8 @@ class StoredRows(_Lazy):
 
     def __init__(self, path: Path, columns: Shaped[np.ndarray, "n"], facts: Facts, fix: str):
         self._path, self._columns, self._facts, self._fix = path, columns, facts, fix
-        self._file = path.open("rb")
+        self._file = path.open("rb", buffering=0)
+        self._lock = threading.Lock()
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -184,7 +186,9 @@ class StoredRows(_Lazy):
     def read(self, place: int) -> Clip:
         """Return the clip in a row."""
         row = self._columns[place]
-        line = os.pread(self._file.fileno(), int(row["bytes"]), int(row["first"]))
+        with self._lock:  # Windows has no reading at a place
+            self._file.seek(int(row["first"]))
+            line = self._file.read(int(row["bytes"]))
         return read_clip(line, self._path, self._fix)
 
     def split(self, name: str) -> Sequence[Clip]:
