@@ -130,7 +130,8 @@ class Counting(importlib.abc.MetaPathFinder):
     """Marks the modules of a package as they are imported, and knows which blocks were entered."""
 
     def __init__(self, package: str):
-        self._package, self._places = package, {}
+        self._package = package
+        self._places: dict[str, list[range]] = {}  # a module that is imported again has several
         self._marks = bytearray()
         setattr(builtins, MARKS, self._marks)
 
@@ -166,17 +167,18 @@ class Counting(importlib.abc.MetaPathFinder):
     def _mark(self, tree: ast.Module, path: str) -> ast.Module:
         marker = Marker(len(self._marks))
         tree = marker.mark(tree)
-        self._places[str(path)] = (len(self._marks), len(marker.blocks))
-        self._marks.extend(bytes(len(marker.blocks)))
+        first, count = len(self._marks), len(marker.blocks)
+        self._places.setdefault(str(path), []).append(range(first, first + count))
+        self._marks.extend(bytes(count))
         return tree
 
     def write(self, folder: Path) -> None:
         """Write which blocks of each file were entered, as a text of 0 and 1."""
         found = {
             Path(path).relative_to(ROOT).as_posix(): "".join(
-                map(str, self._marks[first : first + count])
+                str(max(self._marks[number] for number in numbers)) for numbers in zip(*places)
             )
-            for path, (first, count) in self._places.items()
+            for path, places in self._places.items()
             if Path(path).is_relative_to(ROOT)
         }
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import importlib
 import json
 import sys
 
@@ -69,8 +70,6 @@ def place(tmp_path, monkeypatch):
 
 def counted(place, call):
     """Import the module, run `call` with it, and return the counts of one process."""
-    import importlib
-
     call(importlib.import_module("counted.module"))
     sys.meta_path[0].write(place / "ran")
     return add_up(place / "ran", place / "counted")["counted/module.py"]
@@ -101,6 +100,14 @@ def test_what_comes_after_a_condition_counts_by_itself_and_handlers_are_branches
     assert counts["branches run"] == counts["branches"]
     assert counts["statements"] - counts["statements run"] == 1  # of the method that nobody calls
     assert share(counts, "branches") == 100 and 94 < share(counts, "statements") < 95
+
+
+def test_a_module_that_is_imported_again_keeps_what_it_ran(place):
+    def call(module):
+        module.sign(3)
+        importlib.reload(module).sign(-3)
+
+    assert counted(place, call)["branches run"] == 3  # above, not above, and below
 
 
 def test_processes_are_added_up_and_a_file_that_changed_is_no_evidence(place):
