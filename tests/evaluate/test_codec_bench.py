@@ -90,7 +90,9 @@ def test_every_coder_is_judged_on_every_file(folder, monkeypatch):
 def test_another_sample_rate_is_refused(folder):
     codec = make_frozen()
     other = FrozenCodec(codec._merge(codec._state), "x", {}, wave_rate_hz=24_000)
-    with pytest.raises(GenlabError, match="codec tiny: gives 24000 Hz, scores need 16000 Hz"):
+    with pytest.raises(
+        GenlabError, match="codec tiny: gives 24000 Hz mono, scores need 16000 Hz mono"
+    ):
         bench_folder({"tiny": (other, [1])}, folder)
 
 
