@@ -137,11 +137,13 @@ class Gap(Config):
         together.
         """
         minus = {row: -weight for row, weight in self.large.items()}
-        told = {"text": self.text, "score": self.score, "expect": "above"}
-        return (
-            Contrast(**told, terms={**self.small, **minus}),
-            Contrast(**told, terms={**self.small, **self.large}),
+        both = Contrast(
+            text=self.text,
+            score=self.score,
+            terms={**self.small, **self.large},
+            expect="above",
         )
+        return both.model_copy(update={"terms": {**self.small, **minus}}), both
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Gap":
