@@ -15,7 +15,14 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues
 from genlab.load import load_experiment
-from genlab.run.bounds import BIGRAM, FORECAST_BASELINES, REGRESSION, UNIGRAM
+from genlab.run.bounds import (
+    BASELINE,
+    BIGRAM,
+    COUNTED_BASELINES,
+    FORECAST_BASELINES,
+    REGRESSION,
+    UNIGRAM,
+)
 from genlab.run.files import write_json
 from genlab.sweeps.notebook import write_notebook
 from genlab.sweeps.page import expand, load_sweep
@@ -122,6 +129,9 @@ def simulate(out, run, losing=()):
         family = {"masked_codes": "masked", "diffusion_latents": "diffusion"}.get(arm, arm)
         entry = {"name": arm, "family": family, "reads": arm.split("_")[1], "scores": scores[arm]}
         arms.append({**entry, "steps": 9, "network_calls": 4, "train_flops": 6e12, "epochs": 1.0})
+    for name, value in zip(COUNTED_BASELINES, (4000.0, 3800.0, 3700.0), strict=True):
+        counted = {"bits_per_s": {"value": value, "low": value, "high": value, "unit": "u"}}
+        arms.append({"name": name, "family": BASELINE, "scores": counted})
     beaten = beat_floors(ARMS, "block_energy", FORECAST_BASELINES)
     beaten += beat_floors(ARMS, "block_variogram", FORECAST_BASELINES)
     for pair in beaten:
@@ -171,6 +181,11 @@ def test_the_report_judges_each_size_and_the_trend_and_draws_both(tmp_path):
     assert "| Gates | ledger controlled |" in text and text.count("width=192 | ") >= len(ARMS)
     html, figure = (tmp_path / "report.html").read_text(), (tmp_path / "figure.svg").read_text()
     assert html.count('aria-labelledby="curve') == 2, "energy and bits, each against the width"
+    # What arms must beat in bits is drawn as lines with names, in the panel of bits alone.
+    panels = html.split('aria-labelledby="curve')[1:]
+    energy, bits = (panel.split("</svg>")[0] for panel in panels)
+    assert energy.count('class="level"') == 0 and bits.count('class="level"') == 3
+    assert all(f">{name.capitalize()}" in bits for name in COUNTED_BASELINES), bits
     for arm in (0, 1, 2, 3):  # a curve of two points with their intervals
         curve = figure.split(f'<g class="arm{arm}">')[1].split("</g>")[0]
         assert curve.count('class="bar"') == 2
