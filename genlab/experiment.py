@@ -153,6 +153,18 @@ class Arm(ArmSettings):
         return self
 
 
+class RegressionTraining(Config):
+    """What the baseline `regression` trains with. Its loss is a squared error, so the rate of the
+    arm whose network it has need not suit it, and a baseline that is trained badly is beaten by
+    anything.
+    """
+
+    peak_lr: float | None = pydantic.Field(default=None, gt=0, le=100)
+    """Highest learning rate; None: that of the first diffusion arm, or else the shared one."""
+    training_trials: int = pydantic.Field(default=1, ge=1)
+    """Learning rates that were tried on validation data, this one included."""
+
+
 class DecoderRun(Run):
     """Train one decoder on tokens."""
 
@@ -261,6 +273,8 @@ class Comparison(Config):
     seconds; without them no arm can be called better than mean latents or counts of codes. Where
     energies are scored, both forecasts are also rows with a spread (docs/measurement.md).
     """
+    regression: RegressionTraining = added(RegressionTraining())
+    """What the baseline that is trained has for itself."""
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
     checkpoint: CheckpointRule = added(CheckpointRule())
@@ -289,6 +303,12 @@ class Comparison(Config):
     @pydantic.model_validator(mode="after")
     def _check_looks(self) -> "Comparison":
         self.checkpoint.check_choices(self.optim, self.arms, self.prompts_split)
+        own = self.regression.peak_lr
+        if own is not None and self.optim.peak_lrs is not None:
+            raise ValueError(
+                f"{REGRESSION}.peak_lr={own:g}: optim.peak_lrs lets the regression try the rates "
+                f"of the arms; leave out {REGRESSION}.peak_lr, or set optim.peak_lrs=null"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -347,7 +367,7 @@ class Comparison(Config):
         prompts, evaluation.
         """
         excluded = {"name", "question", "arms", "settings", "optim", "audit", "equivalence"}
-        excluded.add("baselines")  # a table with more rows compares the same arms
+        excluded |= {"baselines", REGRESSION}  # a table with other bounds compares the same arms
         return self.digest(exclude=excluded)
 
     def run(self, name: str, seed: int, steps: int) -> DecoderRun:

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from genlab.config import GenlabError
 from genlab.experiment import Comparison, DecoderRun
 from genlab.machine.stopping import TrainingDiverged
+from genlab.run.bounds import REGRESSION
 from genlab.run.files import write_json
 from genlab.run.stored import OPEN, Number, read_again
 from genlab.training.looks import LookEntry
@@ -93,7 +94,9 @@ def read_rates(config: Comparison, out: Path) -> dict[str, TriedRates] | None:
 
 
 def with_rates(config: Comparison, found: Mapping[str, TriedRates]) -> Comparison:
-    """Return the comparison in which each arm has the rate it chose, with what that took."""
+    """Return the comparison in which each arm, and the baseline that is trained, has the rate it
+    chose, with what that took.
+    """
     # One of the grid was the arm's own setting, which counts as a trial already.
     arms = {
         name: arm.model_copy(
@@ -107,7 +110,12 @@ def with_rates(config: Comparison, found: Mapping[str, TriedRates]) -> Compariso
         else arm
         for name, arm in config.arms.items()
     }
-    return config.model_copy(update={"arms": arms})
+    chosen: dict[str, object] = {"arms": arms}
+    if REGRESSION in found:
+        one = found[REGRESSION]
+        own = {"peak_lr": one["chosen"], "training_trials": len(one["values"])}
+        chosen[REGRESSION] = config.regression.model_copy(update=own)
+    return config.model_copy(update=chosen)
 
 
 def training_of(run: DecoderRun) -> dict[str, object]:

@@ -3,7 +3,8 @@
 In: a comparison and the solved budgets of its arms. Out: the training run of the conditional mean
 (decoders/regression.py) and its budget. It has the network and the training settings of the first
 diffusion arm, or else the shared backbone and settings, and as many training FLOPs: those of that
-arm, or else the most that any arm has.
+arm, or else the most that any arm has. Its learning rate may be its own (`config.regression`), and
+where arms try a grid of rates it tries the same.
 """
 
 import dataclasses
@@ -74,12 +75,24 @@ def solve_trained(
 
 
 def _regression_of(config: Comparison) -> Arm:
-    sampler = RegressionSampler()
+    sampler, own = RegressionSampler(), config.regression.peak_lr
+    rate = {} if own is None else {"peak_lr": own}
     for name, decoder in _diffusions(config).items():
         given = config.arms[name]
-        settings = {field: getattr(given, field) for field in ArmSettings.model_fields}
+        settings = {field: getattr(given, field) for field in ArmSettings.model_fields} | rate
         return Arm(decoder=RegressionConfig(network=decoder.network), sampler=sampler, **settings)
-    return Arm(decoder=RegressionConfig(), sampler=sampler)
+    return Arm(decoder=RegressionConfig(), sampler=sampler, **rate)
+
+
+def describe_rate(config: Comparison) -> str:
+    """Return what the ledger says of the learning rate of the baseline; empty if it has none."""
+    if REGRESSION not in config.measured_baselines:
+        return ""
+    rate = regression_run(config, config.seeds[0], steps=1).optim.peak_lr
+    trials = config.regression.training_trials
+    how = "its own" if config.regression.peak_lr is not None else "that of the arm it is made of"
+    tried = f"{trials} rate{'s' * (trials != 1)} tried"
+    return f"{REGRESSION} (a baseline): {rate:g}, {how}, {tried}"
 
 
 def _diffusions(config: Comparison) -> dict[str, DiffusionConfig]:

@@ -24,6 +24,7 @@ from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
 from genlab.fairness.rates import how_chosen
 from genlab.fairness.reach import describe_reach, has_order, merge_reach
+from genlab.fairness.regression import describe_rate
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
@@ -237,7 +238,11 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         _matched(
             "Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told
         ),
-        _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
+        _tuned(
+            "Peak learning rate",
+            {name: run.optim.peak_lr for name, run in runs.items()},
+            describe_rate(config),
+        ),
         _tuned("Warm-up share", {name: run.optim.warmup_fraction for name, run in runs.items()}),
         _tuned("Weight decay", {name: run.optim.weight_decay for name, run in runs.items()}),
         _average_row(config, runs),
@@ -454,15 +459,11 @@ def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) 
     return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
 
 
-def _tuned(item: str, values: Mapping[str, float | None]) -> LedgerRow:
-    if len(set(values.values())) == 1:
-        return _row(item, "matched", values, "shared by all arms")
-    return _row(
-        item,
-        "declared",
-        values,
-        "set per arm; the trials and the tuning FLOPs below say how it was found",
-    )
+def _tuned(item: str, values: Mapping[str, float | None], more: str = "") -> LedgerRow:
+    is_shared = len(set(values.values())) == 1
+    note = "set per arm; the trials and the tuning FLOPs below say how it was found"
+    note = "; ".join(filter(None, ("shared by all arms" if is_shared else note, more)))
+    return _row(item, "matched" if is_shared else "declared", values, note)
 
 
 def _row(item: str, status: str, values: Mapping[str, JsonValue], note: str) -> LedgerRow:

@@ -22,9 +22,12 @@ from genlab.decoders.task import Task
 from genlab.evaluate.likelihood import can_score
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.fairness.budget import check_flops
+from genlab.fairness.rates import choose_rates, with_rates
+from genlab.fairness.regression import describe_rate, regression_run
 from genlab.machine.stopping import TrainingInterrupted
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.bounds import BASELINE, is_arm
+from genlab.training.looks import LookEntry
 from genlab.training.settings import TrainSettings
 from genlab.watch.progress import Progress
 
@@ -159,6 +162,40 @@ def test_it_spends_what_the_diffusion_arm_spends(tmp_path, monkeypatch):
     assert regression.budget.family == BASELINE and not is_arm({"family": BASELINE})
     assert regression.run_dir == tmp_path / "floors" / "regression" / "seed0"
     assert plan_regression(config.override(['baselines=["lookup"]']), store, tmp_path, arms) == []
+
+
+def test_it_may_have_a_learning_rate_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    shared = make_comparison(Budget(mode="iso_step", steps=6), diffusion=DIFFUSION)
+    assert regression_run(shared, 0, 6).optim.peak_lr == 7e-3  # that of diffusion
+    assert describe_rate(shared).endswith(": 0.007, that of the arm it is made of, 1 rate tried")
+    own = shared.override(["regression.peak_lr=2e-3", "regression.training_trials=2"])
+    run = regression_run(own, 0, 6)
+    assert run.optim == own.run("diffusion", 0, 6).optim.model_copy(update={"peak_lr": 2e-3})
+    assert describe_rate(own) == "regression (a baseline): 0.002, its own, 2 rates tried"
+    assert own.run("diffusion", 0, 6).optim.peak_lr == 7e-3
+    # Runs of the arms are those of before, and so is what they are compared on.
+    assert own.comparison_key() == shared.comparison_key() and own.digest() != shared.digest()
+    assert describe_rate(own.override(['baselines=["lookup"]'])) == ""
+
+
+def test_with_a_grid_of_rates_it_tries_the_same_and_has_no_other(tmp_path):
+    plain = DIFFUSION.model_copy(update={"peak_lr": None})
+    grid = ["optim.peak_lrs=[1e-3,4e-3]", "checkpoint.rule=best", "checkpoint.looks=2"]
+    config = make_comparison(Budget(mode="iso_step", steps=6), diffusion=plain).override(grid)
+    with pytest.raises(GenlabError, match=r"regression\.peak_lr=0\.002: optim\.peak_lrs lets the"):
+        config.override(["regression.peak_lr=2e-3"])
+
+    def train(run, run_dir):
+        best = {"regression": 1e-3, "diffusion": 4e-3}[run.name]
+        return [LookEntry(step=6, values={"average": abs(run.optim.peak_lr - best)})]
+
+    runs = {"diffusion": config.run("diffusion", 0, 6), "regression": regression_run(config, 0, 6)}
+    found = choose_rates(config, runs, dict.fromkeys(runs, 1.0), tmp_path, train)
+    tried = with_rates(config, found)
+    assert tried.arms["diffusion"].peak_lr == 4e-3
+    assert regression_run(tried, 0, 6).optim.peak_lr == 1e-3
+    assert describe_rate(tried) == "regression (a baseline): 0.001, its own, 2 rates tried"
 
 
 def test_a_run_that_is_cut_short_resumes_with_the_same_bits(tmp_path, monkeypatch):
