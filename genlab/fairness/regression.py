@@ -76,12 +76,12 @@ def solve_trained(
 
 def _regression_of(config: Comparison) -> Arm:
     sampler, own = RegressionSampler(), config.regression.peak_lr
-    rate = {} if own is None else {"peak_lr": own}
     for name, decoder in _diffusions(config).items():
         given = config.arms[name]
-        settings = {field: getattr(given, field) for field in ArmSettings.model_fields} | rate
+        settings = {field: getattr(given, field) for field in ArmSettings.model_fields}
+        settings["peak_lr"] = given.peak_lr if own is None else own
         return Arm(decoder=RegressionConfig(network=decoder.network), sampler=sampler, **settings)
-    return Arm(decoder=RegressionConfig(), sampler=sampler, **rate)
+    return Arm(decoder=RegressionConfig(), sampler=sampler, peak_lr=own)
 
 
 def describe_rate(config: Comparison) -> str:
