@@ -42,15 +42,14 @@ from genlab.training.optim import OptimConfig
 def config() -> Comparison:
     """Return the comparison."""
     tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 5}  # by each arm
+    told = ConditionConfig(content="semantic", units_route="cross", speaker=False, dropout=0.1)
     return Comparison(
         name="quickstart",
         question="Which decoder continues speech best, left to right or in parallel?",
         data=TokenData(corpus=Embedded(minutes=36.0, test_fraction=0.2), num_frames=96),
         batch_size=8,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
-        condition=ConditionConfig(
-            content="semantic", units_route="cross", speaker=False, dropout=0.1
-        ),
+        condition=told,
         budget=Budget(mode="iso_flop", train_flops=8e12),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         checkpoint=CheckpointRule(rule="best", looks=4, clips=32, draws=2),
