@@ -16,7 +16,7 @@ from genlab.report.answer import find_answer
 from genlab.report.curves import MOST_POINTS, read_curves
 from genlab.report.dots import dot_plots
 from genlab.report.page import render_page
-from genlab.report.tables import difference_table, score_table
+from genlab.report.tables import control_table, difference_table, score_table
 from genlab.report.training import describe_loss, training_plots
 from genlab.watch.tensorboard import RunWriter, is_loss_tag
 
@@ -201,3 +201,20 @@ def test_a_phone_shows_no_blank_rows_and_nothing_wider_than_itself(tmp_path):
             "cell.getBoundingClientRect().right)"
         )
         assert rights and max(rights) <= 390
+
+
+def test_a_control_looks_like_what_became_of_it():
+    item = {"arm": "ar", "control": "text_swap", "score": "wer_ctc", "low": 0.1, "high": 0.3}
+    items = [
+        {**item, "difference": 0.2, "passed": True, "status": "passed"},
+        {**item, "difference": 0.0, "passed": False, "status": "failed"},
+        {**item, "difference": None, "passed": False, "status": "not judged"},
+        {**item, "difference": None, "passed": False, "status": "not applicable"},
+    ]
+    table = str(control_table({"arms": [], "controls": items}))
+    assert re.findall(r'class="badge (\w+)">([\w ]+)<', table) == [
+        ("good", "passed"),
+        ("bad", "failed"),
+        ("bad", "not judged"),
+        ("bounded", "not applicable"),
+    ]
