@@ -230,6 +230,13 @@ class Numbers(PlainPart):
             raise GenlabError(
                 f"{shorten(found)}: expected a number in each of {', '.join(self.columns)}"
             ) from None
+        return self._scale(numbers)
+
+    def from_words(self, words: str, num_frames: int) -> Float[np.ndarray, "c"]:
+        """Return the scaled numbers that stand there with commas between them, or in a file."""
+        return self._scale(read_numbers(words))
+
+    def _scale(self, numbers: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         return ((numbers - self.mean) / self.deviation).astype(np.float32)
 
     def build(self, width: int, *, key: Key[Array, ""]) -> nnx.Module:

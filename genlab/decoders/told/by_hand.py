@@ -69,8 +69,8 @@ class ByHand(NamedTuple):
         return tell(self.words, condition, speakers, cond, num_frames), num_frames
 
     def cut(
-        self, waves: Sequence[Float[np.ndarray, "s *c"]], rate_hz: int
-    ) -> list[Float[np.ndarray, "s *c"]]:
+        self, waves: Sequence[Float[np.ndarray, "..."]], rate_hz: int
+    ) -> list[Float[np.ndarray, "..."]]:
         """Return waves of exactly so many seconds: frames are whole, seconds need not be."""
         if self.seconds is None:
             return list(waves)
