@@ -41,8 +41,8 @@ wall clock that {steps} steps of {step_ms:.0f} ms spend on waiting for a batch o
 FOOTER = """
 Before, 1e6 clips cost 2.1 GB and 7 s to load the manifest, 17 s to hash it, 7,800 part files, and a list of all record numbers. An index is
 made once, when a corpus is built; until 65,536 rows all of them are read and hashed each time. Examples per second are not flat: on an idle machine the version
-before gave 5,900 at 1e4 clips and 3,600 at 1e6. The numbers above are from a machine that ran ten other programs, which costs the larger stores more
-(their pages are in no cache); the waiting at 1e6 is of that machine and an upper bound.
+before gave 5,900 at 1e4 clips and 3,600 at 1e6. The numbers above were taken
+while other programs kept both cores busy (load 15 to 20), so the drop at 1e6 and its waiting may be of that machine or of the store: measure again on an idle one.
 
 ## What grows, and what does not
 
@@ -62,9 +62,9 @@ corpus in one process, some 1.5 kB a row.
 | --- | --- | --- |
 | order | 0 | bijection; at most 2^32 clips in a split |
 | frames.npy | 4 GB on the disk of each host, mapped | 4 bytes a clip |
-| ArrayRecord's own index | 8 GB of memory once every part was read | 8 bytes a record, 64 hosts hold it each |
-| parts | 2,600 of 100 MB at the {bytes:.0f} bytes a record of this table | a listing is 3 requests |
-| requests | 16 threads x 1 / 30 ms = 530 examples/s a host | more threads if a step needs more |
+| ArrayRecord's own index | 8 GB of memory once every part was read | 8 bytes a record, an estimate; 64 hosts hold it each |
+| parts | 4,000 of 100 MB, at the {bytes:.0f} bytes a record of this table | a listing is 4 requests |
+| requests | 16 threads x 1 / 30 ms = 530 examples/s a host, if an answer takes 30 ms | more threads if a step needs more |
 | manifest index | 36 GB on the disk of the host that encodes | training needs none with tokens of your own |
 
 The index of ArrayRecord is what stops first: beyond some 1e9 clips a host needs a part of the store of its own.
