@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "surface.json"
 # Every supported name: where it is imported from, the module that this loads, and how many modules
 # of genlab an import may load, itself and packages included.
 LOADED = [
-    ("genlab", "genlab.studies.finished", ["load_run"], 234),
+    ("genlab", "genlab.studies.finished", ["load_run"], 236),
     (
         "genlab.tokens",
         "genlab.tokens",
