@@ -5,7 +5,7 @@ makes a comparison wrong without a word: a loss that depends on batch mates or p
 formula that is off, a prompt that is lost.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from genlab.decoders.cost import sample_cost, train_flops, walk_loss
+from genlab.decoders.prompt_rule import PromptRule, SaysPromptRule
 from genlab.decoders.task import HasBareSampler, Task, guidance_of
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.param import rules_of
@@ -47,6 +48,7 @@ def check_decoder(config: Any, sampler: Any = None) -> list[Finding]:
             "the FLOP formula is that of the program": trial.counts_flops,
             "saved weights give the same loss": trial.resumes,
             "its bare law, if declared, can be drawn": trial.draws_the_bare_law,
+            "how it knows a prompt, if it says so, is known": trial.names_a_prompt_rule,
         }
     )
 
@@ -277,6 +279,11 @@ class _DecoderTrial:
         bare = _DecoderTrial(self.config, sampler)
         bare.has_shapes()
         bare.keeps_a_prompt()
+
+    def names_a_prompt_rule(self) -> None:
+        if isinstance(self.config, SaysPromptRule):
+            rule, rules = self.config.prompt_rule, get_args(PromptRule)
+            require(rule in rules, f"prompt_rule is {rule!r}, expected one of {', '.join(rules)}")
 
 
 def _is_real(leaf: Array) -> bool:
