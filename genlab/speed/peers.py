@@ -104,11 +104,10 @@ def _musicgen(size: BenchSize) -> "MusicgenForCausalLM":
         num_codebooks=size.codebooks,
     )
     model = MusicgenForCausalLM(config)
-    for (
-        layer
-    ) in model.model.decoder.layers:  # idle without conditions: without its weights the sizes agree
-        layer.encoder_attn = None
-        layer.encoder_attn_layer_norm = None
+    # Idle without conditions: without its weights the sizes agree.
+    for layer in model.model.decoder.layers:
+        layer.encoder_attn = None  # pyright: ignore[reportArgumentType]
+        layer.encoder_attn_layer_norm = None  # pyright: ignore[reportArgumentType]
     model.config._attn_implementation = "sdpa"
     return model
 

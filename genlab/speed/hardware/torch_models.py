@@ -46,7 +46,7 @@ def _block(
 
         def forward(self, x: torch.Tensor, angles: torch.Tensor, vector: torch.Tensor | None):
             shifts = [0.0] * 6
-            if self.modulate is not None:
+            if self.modulate is not None and vector is not None:
                 shifts = self.modulate(functional.silu(vector))[:, None].chunk(6, -1)
             gates = (shifts[2], shifts[5]) if self.modulate is not None else (1.0, 1.0)
             y = self.first(x) * (1 + shifts[0]) + shifts[1]
@@ -102,6 +102,7 @@ def build_transformer(
             )
             self.norm = _norm(width)
             powers = torch.arange(0, channels, 2) / channels
+            self.rates: torch.Tensor
             self.register_buffer("rates", 10_000.0**-powers)
 
         def forward(self, x: torch.Tensor, vector: torch.Tensor | None = None) -> torch.Tensor:
