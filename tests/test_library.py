@@ -37,7 +37,7 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
 def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
     """On one seed, which names no winner: the card says that too. Clips and training are short."""
     text = (ROOT / "docs" / "own_claim.py").read_text()
-    changes = {"seeds=(0, 1, 2)": "seeds=(0,)", "steps=150": "steps=20", "frames=96": "frames=48"}
+    changes = {"seeds=(0, 1, 2)": "seeds=(0,)", "steps=150": "steps=20", "frames=96": "frames=72"}
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
