@@ -111,7 +111,7 @@ def test_a_chart_says_the_better_side_the_unit_and_which_rows_are_bounds():
 def test_a_sampler_is_told_by_what_is_not_its_default():
     assert describe_sampler(DiffusionSampler()) == "diffusion"
     assert describe_sampler(DiffusionSampler(steps=6, guidance=1.5)) == (
-        "diffusion steps=6 guidance=1.5"
+        "diffusion guidance=1.5 steps=6"
     )
     assert describe_sampler(MaskedSampler(steps=(8, 1))).startswith("masked steps=")
 

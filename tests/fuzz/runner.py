@@ -50,7 +50,7 @@ SHARES = {
 }
 CHUNK = 25
 SILENT_S = WALL_S + 40.0
-MORE_MEMORY_BYTES = 3 << 30
+MORE_MEMORY_BYTES = 4 << 30
 
 
 @dataclasses.dataclass
