@@ -46,7 +46,7 @@ LOADED = [
     ("genlab.nets", "genlab.nets.layer", ["Mixer"], 15),
     ("genlab.codecs", "genlab.codecs.frozen", ["load_codec", "FrozenCodec"], 56),
     ("genlab.codecs", "genlab.codecs.base", ["Codec"], 10),
-    ("genlab.train", "genlab.train", ["train"], 75),
+    ("genlab.train", "genlab.train", ["train"], 76),
     ("genlab.training", "genlab.training.optim", ["OptimConfig"], 27),
     ("genlab.training", "genlab.training.settings", ["TrainSettings"], 15),
     ("genlab.data", "genlab.data.batches", ["BatchSource"], 11),
