@@ -15,7 +15,11 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [
-        (["decoders/test_contract.py"], "five_updates"),
+        # Families that differ in their modules: scanned, of several heads, of codes and of latents.
+        (
+            ["decoders/test_contract.py"],
+            "five_updates and (depth or latent_flow or masked or diffusion)",
+        ),
         (["codecs/test_spectral.py", "recognisers/test_ctc.py"], "overfit or gradient or loss"),
     ],
 )
