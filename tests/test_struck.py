@@ -115,7 +115,12 @@ def heard(monkeypatch):
     """Return a comparison, and what its recogniser hears of each clip from now on."""
     hypotheses = [clip.text for clip in CLIPS]
     silence = np.zeros(160, np.int16)
-    manifest = SimpleNamespace(clips=CLIPS, audio=lambda clip: silence, audio_format=SPEECH_AUDIO)
+    manifest = SimpleNamespace(
+        clips=CLIPS,
+        find=lambda ids: {clip.id: clip for clip in CLIPS if clip.id in set(ids)},
+        audio=lambda clip: silence,
+        audio_format=SPEECH_AUDIO,
+    )
     data = SimpleNamespace(
         domain=SPEECH,
         corpus=Embedded(),

@@ -6,7 +6,6 @@ files stay what a run is read from: a service that fails is said once, and train
 """
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -87,7 +86,7 @@ def followed(
         return
     service, _, project = follow.partition(":")
     try:
-        package = importlib.import_module(service)
+        package = _load(service)
     except ImportError as error:
         # Its own parts may be missing too, which installing it again mends.
         missing = "is not installed" if error.name in (None, service) else _said(error)
@@ -103,6 +102,17 @@ def followed(
     finally:
         with contextlib.suppress(Exception):  # what was trained is on disk
             package.finish()
+
+
+def _load(service: str) -> ModuleType:
+    # By name, so that no text of a config decides which module runs.
+    if service == "wandb":
+        import wandb
+
+        return wandb
+    import trackio
+
+    return trackio
 
 
 def _said(error: Exception) -> str:
