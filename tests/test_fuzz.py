@@ -1,4 +1,4 @@
-"""The kit of faults: 1,000 damaged inputs under one contract, and a handful of kill points.
+"""The kit of faults: 500 damaged inputs under one contract, and a handful of kill points.
 
 A failure prints the command that repeats its input.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fuzz.runner import ROOT, SHARES, ensure_world, environment, plan, run_inputs
 
-INPUTS, FEWEST, SEED = 1000, 100, 1
+INPUTS, FEWEST, SEED = 500, 50, 1
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,14 @@ class Store:
         return self.info.splits[name]
 
     def numbers(self, split, clips=None):
-        return list(range(20))[:clips]
+        part = self.info.splits[split]
+        return list(range(part.first, part.first + part.clips))[:clips]
+
+    def frames(self, numbers):
+        return np.array([len(self.clip(number).units) for number in numbers])
+
+    def heading(self, number):
+        return self.clip(number)
 
     def clip(self, number):
         return self.clips[number]
