@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_toys import make_audit, make_ledger
 
+from genlab.evaluate.domains import SPEECH
 from genlab.fairness.heeding import control_status
 from genlab.fairness.verdict import (
     Gate,
@@ -154,6 +155,9 @@ def test_a_gate_closes_at_its_limit(field, at, state):
     assert states(results)[name] == state
 
 
+SWAPS = SPEECH.controls
+
+
 @pytest.mark.parametrize(
     ("entry", "status"),
     [
@@ -165,6 +169,17 @@ def test_a_gate_closes_at_its_limit(field, at, state):
         ({"passed": False, "difference": 0.1, "status": "not judged"}, "not judged"),
         # An earlier version called it so, but a number was made: its score was struck.
         ({"passed": False, "difference": 0.1, "status": "not applicable"}, "not judged"),
+        # What nobody is told need not be followed, whatever number was made of it.
+        ({"passed": False, "difference": 0.1, "reason": SWAPS[0].not_told}, "not applicable"),
+        (
+            {
+                "passed": False,
+                "difference": 0.1,
+                "reason": SWAPS[1].not_told,
+                "status": "not judged",
+            },
+            "not applicable",
+        ),
     ],
 )
 def test_a_control_of_any_version_has_a_status(entry, status):

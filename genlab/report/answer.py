@@ -115,8 +115,8 @@ def find_answer(results: Scored, ledger: Ledger | None) -> Answer:
             "",
         )
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
-    shows, cannot = _describe(results, scored, name, seeds)
     evidence = evidence_of(results, ledger, name, scored)
+    shows, cannot = _describe(results, scored, evidence, seeds)
     gates = tuple(find_gates(evidence))
     # The last two gates word what was found, and say less than a difference that is in doubt.
     if failed(gates, "enough prompts", "one token type"):
@@ -359,8 +359,12 @@ def find_difference(results: Scored, score: str, first: str, second: str) -> Dif
     return None
 
 
-def _describe(results: Scored, arms: Sequence[Row], name: str, seeds: int) -> tuple[str, str]:
-    score = arms[0]["scores"][name]
+def _describe(
+    results: Scored, arms: Sequence[Row], evidence: Evidence, seeds: int
+) -> tuple[str, str]:
+    name, score = evidence.score, arms[0]["scores"][evidence.score]
+    # An arm that loses to what generates nothing is compared with no other.
+    left_out = {arm.name: arm.title for arm in evidence.untrained}
     values = "; ".join(f"{arm_title(arm)} {format_score(arm['scores'][name])}" for arm in arms)
     meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
     shows = f"{score_title(name)} ({meaning}): {values}."
@@ -368,12 +372,14 @@ def _describe(results: Scored, arms: Sequence[Row], name: str, seeds: int) -> tu
     told: dict[bool, list[str]] = {True: [], False: []}
     for arm, rival in itertools.combinations(arms, 2):
         pair = find_difference(results, name, arm["name"], rival["name"])
-        if pair:
+        if pair and not {arm["name"], rival["name"]} & left_out.keys():
             told[bool(pair.get("better"))].append(f"{arm_title(arm)} and {arm_title(rival)}")
     if told[True]:
         shows += f" On the same prompts these trained models differ: {'; '.join(told[True])}."
     if told[False]:
         shows += f" No difference is established between {'; '.join(told[False])}."
+    if left_out:
+        shows += f" Not compared, because not trained enough: {', '.join(left_out.values())}."
     covers = covered(results)
     units = describe_units(results.get("units"))
     shows += f" The intervals cover the choice of {covers}."

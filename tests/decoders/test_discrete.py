@@ -35,7 +35,7 @@ NUM_CODES = tiny_worlds.FRAMES * tiny_worlds.CODEBOOKS
 class Oracle(Discrete):
     """Knows the language."""
 
-    def _logits(self, noisy, share, conditions, is_valid, key=None):
+    def _logits(self, noisy, share, conditions, is_valid, is_known, key=None):
         if self.config.noise.kind == "absorbing":
             return tiny_worlds.belief_of_visible(noisy)
         return tiny_worlds.belief_of_noisy(noisy, share)
@@ -60,7 +60,8 @@ def test_the_score_of_a_model_that_knows_the_language_is_its_likelihood(noise, k
 def _nats(decoder, tokens, cond, is_hidden):
     noisy = jnp.where(is_hidden.reshape(1, 2, 2), tiny_worlds.ENTRIES, tokens.codes)
     conditions = decoder.conditioner(cond, tokens.is_valid)
-    logits = decoder._logits(noisy, jnp.ones(len(noisy)), conditions, tokens.is_valid)
+    is_known = jnp.zeros_like(tokens.is_valid)
+    logits = decoder._logits(noisy, jnp.ones(len(noisy)), conditions, tokens.is_valid, is_known)
     return cross_entropy(logits, tokens.codes).reshape(-1, NUM_CODES)
 
 
@@ -283,7 +284,7 @@ def test_uniform_noise_keeps_a_prompt_and_counts_guidance_twice(key):
 class Recorder(Discrete):
     """Knows nothing, and writes down the noise level that it is told."""
 
-    def _logits(self, noisy, share, conditions, is_valid, key=None):
+    def _logits(self, noisy, share, conditions, is_valid, is_known, key=None):
         jax.debug.callback(lambda share: told.append(float(share)), share[0], ordered=True)
         return jnp.zeros((*noisy.shape, self.spec.entries))
 
