@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import threading
+from abc import abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,9 +114,9 @@ class HeldRows(tuple[Clip, ...]):
 class _Lazy(Sequence[Clip]):
     """Clips that are read one by one; a part of them is a tuple."""
 
+    @abstractmethod
     def read(self, place: int) -> Clip:
         """Return the clip at a place from 0 on."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Clip: ...
