@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -355,10 +356,11 @@ def test_a_heartbeat_an_hour_ahead_locks_only_if_it_moves(tmp_path, monkeypatch)
         write_json(tmp_path / "status.json", {**found, "heartbeat": ahead + seconds})
 
     beat(0.0)
-    monkeypatch.setattr(status.time, "sleep", lambda seconds: None)
+    clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    monkeypatch.setattr(status, "time", clock)
     with lock_run(tmp_path):  # of a process that died, or the clock was set back
         pass
-    monkeypatch.setattr(status.time, "sleep", beat)
+    clock.sleep = beat
     with pytest.raises(LockedError, match="s ahead of this clock"), lock_run(tmp_path):
         pass
     write_json(tmp_path / "status.json", {**found, "heartbeat": time.time() + 20})
