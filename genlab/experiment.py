@@ -62,7 +62,7 @@ with collector_paused():
     from genlab.train import TrainSettings
     from genlab.training.looks import CheckpointRule
     from genlab.training.optim import ArmSettings, OptimConfig
-    from genlab.training.shapes import GridName
+    from genlab.training.shapes import GridName, Shape
     from genlab.training.spend import Budget
 
 MAX_BATCH_FRAMES = 2**26
@@ -161,8 +161,22 @@ class RegressionTraining(Config):
 
     peak_lr: float | None = pydantic.Field(default=None, gt=0, le=100)
     """Highest learning rate; None: that of the first diffusion arm, or else the shared one."""
+    warmup_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] | None = added(None)
+    """As `optim.warmup_fraction`; None as for the rate, and so for all that follow."""
+    weight_decay: Annotated[float, pydantic.Field(ge=0, le=100)] | None = added(None)
+    """As `optim.weight_decay`."""
+    ema_decay: Annotated[float, pydantic.Field(ge=0, lt=1)] | None = added(None)
+    """As `optim.ema_decay`."""
+    dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] | None = added(None)
+    """As `backbone.dropout`."""
+    shape: Shape | None = added(None)
+    """Its own width, depth and heads of the backbone, of the comparison's `shape_grid`."""
     training_trials: int = pydantic.Field(default=1, ge=1)
-    """Learning rates that were tried on validation data, this one included."""
+    """Training settings that were tried on validation data, this one included; the ledger names it
+    if arms had more.
+    """
+    tuning_flops: Annotated[float, pydantic.Field(ge=0)] = added(0.0)
+    """FLOPs that those trials took."""
 
 
 class DecoderRun(Run):
@@ -292,12 +306,14 @@ class Comparison(Config):
                 "the backbone equal, so no arm can have a shape of its own; use iso_flop, or "
                 "shape_grid=null"
             )
-        for name, arm in self.arms.items():
+        given: dict[str, ArmSettings] = {f"arms.{name}": arm for name, arm in self.arms.items()}
+        given[REGRESSION] = ArmSettings(shape=self.regression.shape)
+        for name, settings in given.items():
             try:
-                arm.apply(self.optim, self.backbone)
+                settings.apply(self.optim, self.backbone)
             except pydantic.ValidationError as error:
                 problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"arms.{name}.shape: {problem}") from None
+                raise ValueError(f"{name}.shape: {problem}") from None
         return self
 
     @pydantic.model_validator(mode="after")

@@ -49,7 +49,7 @@ from genlab.fairness.budget import (
     solve_budget,
 )
 from genlab.fairness.rates import num_trainings
-from genlab.fairness.regression import solve_trained
+from genlab.fairness.regression import note_fewer_trials, solve_trained
 from genlab.prompts import as_wanted, num_scored, pick_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.watch.progress import Progress
@@ -124,6 +124,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     controls.append(Check(("prefix_swap",), energies.runs, "" if energies.runs else energies.note))
     if energies.runs:
         notes.append(note_biased({name: arm.decoder for name, arm in config.arms.items()}))
+    notes.append(note_fewer_trials(config))
     # Notes come last, because some of them need the names of the scores.
     found = Preflight(prompts, scores, controls, deciding_score(config, scores, prompts), [])
     notes += [

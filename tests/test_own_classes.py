@@ -22,7 +22,7 @@ from genlab.nets.layer import PlainMixer
 from genlab.run import trust
 from genlab.run.files import write_config, write_json
 from genlab.studies.contract import check_class
-from genlab.studies.tune import arm_key
+from genlab.studies.tuned import arm_key
 from genlab.sweeps.executors import names_of
 from genlab.sweeps.page import expand
 

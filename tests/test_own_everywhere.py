@@ -16,7 +16,7 @@ from genlab.load import load_experiment
 from genlab.run import trust
 from genlab.run.files import write_config
 from genlab.speed import aot
-from genlab.studies import tune
+from genlab.studies import tune, tuned
 from genlab.sweeps.executors import names_of
 from genlab.sweeps.page import expand
 
@@ -113,7 +113,7 @@ def test_a_sweep_varies_it_and_names_it_again(kind, place):
 def test_a_tuning_is_of_the_source_that_it_was_begun_with(kind, place):
     config = load_experiment("base.json", KINDS[kind])
     short = tune.shorten(config, 0.25)
-    before = tune.arm_key(config, "ar")
+    before = tuned.arm_key(config, "ar")
     run = short.run("ar", short.seeds[0], steps=2)
     (place / "trial").mkdir()
     write_config(place / "trial", run.to_dict())
@@ -121,7 +121,7 @@ def test_a_tuning_is_of_the_source_that_it_was_begun_with(kind, place):
     with own_file(kind).open("a") as file:
         file.write("# changed\n")
     # A metric is no part of what an arm trains on, so its settings stay what they are.
-    after = tune.arm_key(load_experiment("base.json", KINDS[kind]), "ar")
+    after = tuned.arm_key(load_experiment("base.json", KINDS[kind]), "ar")
     assert (after == before) == (kind == "metric")
     assert bool(trust.pins_of(run.to_dict())) == (kind != "metric")
 

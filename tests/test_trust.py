@@ -22,7 +22,7 @@ from genlab.load import load_experiment
 from genlab.run import trust
 from genlab.run.files import write_config, write_json
 from genlab.run.status import write_status
-from genlab.studies.tune import apply_tuning
+from genlab.studies.tuned import apply_tuning
 from genlab.sweeps.executors import command_of, names_of
 from genlab.sweeps.runs import write_page
 

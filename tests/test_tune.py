@@ -20,6 +20,7 @@ from genlab.config import ConfigError, GenlabError
 from genlab.config.shipped import install_command
 from genlab.evaluate.scores import clip_means
 from genlab.experiment import Comparison
+from genlab.fairness.regression import trained_run
 from genlab.machine.stopping import TrainingDiverged
 from genlab.report.page import render_page
 from genlab.report.tuning import tuning_rows, tuning_section
@@ -31,14 +32,15 @@ from genlab.studies.space import TuningSpace
 from genlab.studies.tune import (
     Trial,
     Tuning,
-    apply_tuning,
     ask,
     own_setting,
     shorten,
     tune,
 )
+from genlab.studies.tuned import apply_tuning
 from genlab.training.shapes import GRIDS, Shape
 
+BASELINE = 'baselines=["regression"]'
 BUDGET = 40 * 162204672.0  # 40 updates of ar
 FIELDS = ("peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout")
 
@@ -170,10 +172,10 @@ def without_times(summary):
 def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_used(
     quick, tmp_path, monkeypatch
 ):
-    config, tuning = two_arms(), Tuning(trials=3, fraction=0.5)
+    config, tuning = two_arms(BASELINE), Tuning(trials=3, fraction=0.5)
     whole = tune(config, tuning, tmp_path / "whole", Quiet())
     train_arm = tuning_module.train_arm
-    for done in range(5):
+    for done in range(8):
         calls = []
 
         def train_one(run, store, run_dir, progress, calls=calls):
@@ -194,7 +196,10 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
     spent = [arm["train_flops"] for arm in whole["arms"].values()]
     assert max(spent) / min(spent) < 1.01 and spent[0] == pytest.approx(3 * 0.5 * BUDGET, rel=0.01)
     settings = [[trial["setting"] for trial in arm["trials"]] for arm in whole["arms"].values()]
-    assert settings[0] == settings[1] and settings[0][0]["peak_lr"] == config.optim.peak_lr
+    # The baseline that is trained tries as much as the arms, and the same.
+    assert list(whole["arms"]) == ["ar", "diffusion", "regression"]
+    assert settings[0] == settings[1] == settings[2]
+    assert settings[0][0]["peak_lr"] == config.optim.peak_lr
     for name, arm in whole["arms"].items():
         assert arm["best"] == int(np.argmin([trial["value"] for trial in arm["trials"]]))
         ran = json.loads((tmp_path / f"whole/arms/{name}/trial02/config.json").read_text())
@@ -211,15 +216,14 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
         found == json.loads(json.dumps(whole)) and tuned.comparison_key() == config.comparison_key()
     )
     for name, arm in whole["arms"].items():
-        run = tuned.run(name, 0, steps=1)
+        run = trained_run(tuned, name, 0, steps=1)
         used = {field: getattr(run.optim, field) for field in FIELDS[:4]} | {
             "dropout": run.backbone.dropout
         }
         assert used == arm["setting"] and run.optim.b2 == config.optim.b2
-        assert (
-            tuned.arms[name].training_trials == 3
-            and tuned.arms[name].tuning_flops == arm["train_flops"]
-        )
+        told = tuned.regression if name == "regression" else tuned.arms[name]
+        assert told.training_trials == 3 and told.tuning_flops == arm["train_flops"]
+    check_a_tuning_without_the_baseline(config, tmp_path / "whole")
 
     more = tune(config, Tuning(trials=4, fraction=0.5), tmp_path / "more", Quiet())
     longer = tune(config, Tuning(trials=4, fraction=0.5), tmp_path / "whole", Quiet())
@@ -236,6 +240,18 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
         apply_tuning(make_comparison(), tmp_path / "whole/tuning.json")
 
 
+def check_a_tuning_without_the_baseline(config, out):
+    """One of an earlier version gives the arms theirs, leaves the baseline alone, and goes on."""
+    whole = json.loads((out / "tuning.json").read_text())
+    regression = whole["arms"].pop("regression")
+    write_json(out / "old.json", whole)
+    tuned, _ = apply_tuning(config, out / "old.json")
+    assert tuned.regression == config.regression and tuned.arms["ar"].training_trials == 3
+    claimed = json.loads((out / "tuning_config.json").read_text())
+    assert claimed.pop("regression") == regression["key"]
+    write_json(out / "tuning_config.json", claimed)
+
+
 def test_every_arm_tries_every_shape_of_the_grid(quick, tmp_path, monkeypatch):
     grid = (
         Shape(width=16, layers=1, heads=1),
@@ -244,7 +260,7 @@ def test_every_arm_tries_every_shape_of_the_grid(quick, tmp_path, monkeypatch):
     )
     monkeypatch.setitem(GRIDS, "small", grid)
     more = ["budget.train_flops=4e10", "optim.ema_powers=[3,5]"]
-    config = two_arms().override([*more, "shape_grid=small"])
+    config = two_arms(BASELINE).override([*more, "shape_grid=small"])
     with pytest.raises(GenlabError, match=r"has 3 shapes.*use --trials 4 or more"):
         tune(config, Tuning(trials=3, fraction=0.5), tmp_path / "few", Quiet())
     found = tune(config, Tuning(trials=5, fraction=0.5), tmp_path / "tuned", Quiet())
@@ -260,7 +276,7 @@ def test_every_arm_tries_every_shape_of_the_grid(quick, tmp_path, monkeypatch):
     best = {name: arm["best"] for name, arm in found["arms"].items()}
     tuned, _ = apply_tuning(config, tmp_path / "tuned/tuning.json")
     for name, number in best.items():
-        own = tuned.run(name, 0, 1).backbone
+        own = trained_run(tuned, name, 0, 1).backbone
         wanted = shapes[number] or {"width": 32, "layers": 2, "heads": 2}
         assert {field: getattr(own, field) for field in wanted} == wanted
         ran = json.loads((tmp_path / f"tuned/arms/{name}/trial{number:02}/config.json").read_text())

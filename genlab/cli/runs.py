@@ -44,7 +44,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
 
     config, tuning = _load(arguments, Comparison), None
     if arguments.tuned:
-        from genlab.studies.tune import apply_tuning
+        from genlab.studies.tuned import apply_tuning
 
         config, tuning = apply_tuning(config, arguments.tuned)
     if arguments.dry_run:

@@ -113,7 +113,11 @@ def with_rates(config: Comparison, found: Mapping[str, TriedRates]) -> Compariso
     chosen: dict[str, object] = {"arms": arms}
     if REGRESSION in found:
         one = found[REGRESSION]
-        own = {"peak_lr": one["chosen"], "training_trials": len(one["values"])}
+        own = {
+            "peak_lr": one["chosen"],
+            "training_trials": config.regression.training_trials - 1 + len(one["values"]),
+            "tuning_flops": config.regression.tuning_flops + one["train_flops"],
+        }
         chosen[REGRESSION] = config.regression.model_copy(update=own)
     return config.model_copy(update=chosen)
 

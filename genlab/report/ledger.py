@@ -24,7 +24,7 @@ from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
 from genlab.fairness.rates import how_chosen
 from genlab.fairness.reach import describe_reach, has_order, merge_reach
-from genlab.fairness.regression import describe_rate
+from genlab.fairness.regression import describe_rate, describe_trials
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
@@ -233,6 +233,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
     )
     precision = "compute; parameters, losses and categorical sampling in float32"
     trials = {name: config.arms[name].training_trials for name in runs}
+    stated = "training settings tried per arm, this one included, as the config states"
     return [
         _backbone_row(config, runs),
         _matched(
@@ -252,8 +253,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         _matched(
             "Training trials",
             trials,
-            "training settings tried per arm, this one included, as the config states"
-            + (f"; {chosen}" if (chosen := how_chosen(config)) else ""),
+            "; ".join(filter(None, (stated, how_chosen(config), describe_trials(config)))),
         ),
         _tuning_row(config),
         *_weighting_rows(runs),

@@ -12,6 +12,10 @@ schedule, under a training seed that the comparison does not report. Optuna is u
 in one process and keeps nothing: the setting of trial n is a pure function of the seed, n and the
 finished trials, so a command that was killed resumes when it is given again.
 
+The baseline that is trained, the regression, is tuned as an arm is: as many trials on as many
+FLOPs, from the same space, chosen by the same score of what it predicts. A baseline that is tuned
+less is easier to beat than it should be.
+
 The score is one of audio or of samples on *validation* prompts, the same for every arm, never test
 (Dodge et al. 2019, arXiv 1909.03004, report what tuning spent; fairness asks for the selection rule
 before the run). A family's own validation loss would be cheaper, and legal within an arm, but it is
@@ -36,24 +40,26 @@ from genlab.config.errors import shorten as shorten_text
 from genlab.config.shipped import install_command
 from genlab.data.store import TokenStore
 from genlab.evaluate.table import find_metric
-from genlab.experiment import Arm, Comparison
+from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
+from genlab.fairness.regression import solve_trained, trained_names, trained_run, with_settings
 from genlab.machine.stopping import TrainingDiverged
 from genlab.preflight import check_chooses
 from genlab.prompts import choose_prompts
-from genlab.report.additions import SETTINGS, BestOf, Setting, TrialEntry, TunedArm, read_tuning
+from genlab.report.additions import SETTINGS, BestOf, Setting, TrialEntry, TunedArm
 from genlab.report.additions import Tuning as TuningFacts
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
+from genlab.run.bounds import REGRESSION
 from genlab.run.files import write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import lock_run
 from genlab.run.stored import read_again, read_stored
-from genlab.run.trust import find_code, pins_of
 from genlab.statistics.best_of import best_of_k
 from genlab.studies.judges import Judge, make_judge
 from genlab.studies.space import LOG_SCALE, Tuning, TuningSpace
+from genlab.studies.tuned import arm_key
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
 from genlab.watch.progress import Progress
@@ -151,8 +157,9 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
         budgets = _solve_shapes(short, tuning, store)
         clips = choose_prompts(store, config.data, "valid", config.num_prompts)
         check_chooses(config, tuning.by, clips, store.info.spec.frame_hz, progress)
-        for name in config.arms:
-            check_flops(short.run(name, short.seeds[0], budgets[None][name].steps), store)
+        for name in trained_names(config):
+            run = trained_run(short, name, short.seeds[0], budgets[None][name].steps)
+            check_flops(run, store)
         judges: dict[tuple[str, Shape | None], Judge] = {}
 
         def judge(name: str, shape: Shape | None) -> Judge:
@@ -162,7 +169,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
             return judges[name, shape]
 
         job = Job(short, tuning, store, budgets, judge, out, progress)
-        trials: dict[str, list[Trial]] = {name: [] for name in config.arms}
+        trials: dict[str, list[Trial]] = {name: [] for name in trained_names(config)}
         # arms in turn: whenever this is stopped, they have tried as much
         for number in range(tuning.trials):
             for name, finished in trials.items():
@@ -262,10 +269,8 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished, unused)
     setting = setting.model_copy(update=dict.fromkeys(unused))
     changed = {field: getattr(setting, field) for field in SETTINGS}
-    tried_arm = _with_shape(short, shape).arms[name].model_copy(update=changed)
-    run = short.model_copy(update={"arms": {name: tried_arm}}).run(
-        name, short.seeds[0], budget.steps
-    )
+    tried = with_settings(_with_shape(short, shape), name, changed)
+    run = trained_run(tried, name, short.seeds[0], budget.steps)
     began = time.perf_counter()
     ends = (math.nan,) * 3
     note = ""
@@ -276,11 +281,11 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     except TrainingDiverged as error:
         note = f"diverged: {error}"
     wall_s = time.perf_counter() - began
-    tried: dict[Setting, float | None] = {name: getattr(setting, name) for name in SETTINGS}
+    values: dict[Setting, float | None] = {name: getattr(setting, name) for name in SETTINGS}
     value, low, high = (end if math.isfinite(end) else None for end in ends)
     trial = Trial(
         number,
-        tried,
+        values,
         value,
         low,
         high,
@@ -305,8 +310,9 @@ def _shape_of(config: Comparison, number: int) -> Shape | None:
 def _with_shape(config: Comparison, shape: Shape | None) -> Comparison:
     if shape is None:
         return config
-    arms = {name: arm.model_copy(update={"shape": shape}) for name, arm in config.arms.items()}
-    return config.model_copy(update={"arms": arms})
+    for name in trained_names(config):
+        config = with_settings(config, name, {"shape": shape})
+    return config
 
 
 def _solve_shapes(
@@ -331,9 +337,10 @@ def _solve_shapes(
             continue
         config = _with_shape(short, shape)
         try:
-            budgets[shape] = solve_budget(config, store)
+            budgets[shape] = solve_trained(config, store, solve_budget(config, store))
             for name, budget in budgets[shape].items():
-                check_memory(config.run(name, config.seeds[0], budget.steps), budget.params)
+                run = trained_run(config, name, config.seeds[0], budget.steps)
+                check_memory(run, budget.params)
         except GenlabError as error:
             told = "" if shape is None else f"shape {shape.title}: "
             raise GenlabError(f"{told}{error}") from None
@@ -342,7 +349,7 @@ def _solve_shapes(
 
 def own_setting(config: Comparison, name: str) -> ArmSettings:
     """Return what the config gives the arm, shared or its own."""
-    run = config.run(name, config.seeds[0], steps=1)
+    run = trained_run(config, name, config.seeds[0], steps=1)
     own = {field: getattr(run.optim, field) for field in SETTINGS if field != "dropout"}
     return ArmSettings(**own, dropout=run.backbone.dropout)
 
@@ -409,55 +416,6 @@ def summarise(
     return found
 
 
-def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFacts]:
-    """Return the comparison in which every arm has its best setting, and the tuning.json at `path`.
-
-    Raises:
-        GenlabError: if the file is no finished tuning, or one of another comparison.
-    """
-    found = read_tuning(path)
-    if found is None:
-        raise GenlabError(
-            f"--tuned {path}: expected the tuning.json that `genlab tune CONFIG` writes at its end"
-        )
-    if set(found["arms"]) != set(config.arms):
-        raise GenlabError(
-            f"--tuned {path}: tuned {', '.join(found['arms'])}, this config has "
-            f"{', '.join(config.arms)}"
-        )
-    arms: dict[str, Arm] = {}
-    for name, arm in config.arms.items():
-        tuned = found["arms"][name]
-        if tuned["key"] != arm_key(config, name):
-            raise GenlabError(
-                f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, "
-                "batch or budget; tune this config"
-            )
-        # A tuning.json comes from a file that may be someone else's; it must not bring code.
-        if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):
-            raise GenlabError(
-                f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again"
-            )
-        # The ledger shows what was spent to find the setting.
-        spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
-        shape = {"shape": Shape.from_dict({**tuned["shape"]})} if "shape" in tuned else {}
-        arms[name] = arm.model_copy(update={**tuned["setting"], **shape, **spent})
-    return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found
-
-
-def arm_key(config: Comparison, name: str) -> str:
-    """Return a hash of what a setting was tuned for: all that the arm trains on and with, except
-    the seeds.
-    """
-    shared = [part.to_dict() for part in (config.data, config.backbone, config.condition)]
-    shared += [part.lean_dict() for part in (config.budget, config.optim)]
-    values = [*shared, config.arms[name].to_dict()["decoder"]]
-    if config.shape_grid is not None:
-        values.append({"shape_grid": config.shape_grid})
-    # A class of the user is another one when its source has changed.
-    return digest([config.batch_size, *values, *sorted(pins_of(values).items())])
-
-
 def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
     """Refuse a directory with other trials. More trials of the same kind may follow those that are
     there.
@@ -466,11 +424,14 @@ def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
         name: [arm_key(config, name), arm.sampler.digest()] for name, arm in config.arms.items()
     }
     mine = {"arms": keys, "seed": max(config.seeds), "prompts": config.num_prompts}
+    if REGRESSION in trained_names(config):
+        mine[REGRESSION] = arm_key(config, REGRESSION)
     mine |= {name: value for name, value in tuning.to_dict().items() if name != "trials"}
     found = read_stored(
         out / "tuning_config.json", dict[str, JsonValue], fix="use another --out, or delete it"
     )
-    if found is not None and found != mine:
+    # Trials of an earlier version, which did not tune the baseline, go on with its own.
+    if found is not None and (found := {**mine, **found}) != mine:
         wrong = next(name for name in mine if found.get(name) != mine[name])
         raise GenlabError(
             f"{out}: holds trials with another {wrong}; use another --out, or delete it"

@@ -3,6 +3,7 @@ does.
 """
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,17 @@ from genlab.evaluate.likelihood import can_score
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.fairness.budget import check_flops
 from genlab.fairness.rates import choose_rates, with_rates
-from genlab.fairness.regression import describe_rate, regression_run
+from genlab.fairness.regression import (
+    describe_rate,
+    describe_trials,
+    note_fewer_trials,
+    regression_run,
+)
 from genlab.machine.stopping import TrainingInterrupted
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.bounds import BASELINE, is_arm
 from genlab.training.looks import LookEntry
+from genlab.training.optim import ArmSettings
 from genlab.training.settings import TrainSettings
 from genlab.watch.progress import Progress
 
@@ -168,11 +175,11 @@ def test_it_may_have_a_learning_rate_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     shared = make_comparison(Budget(mode="iso_step", steps=6), diffusion=DIFFUSION)
     assert regression_run(shared, 0, 6).optim.peak_lr == 7e-3  # that of diffusion
-    assert describe_rate(shared).endswith(": 0.007, that of the arm it is made of, 1 rate tried")
+    assert describe_rate(shared).endswith(": 0.007, that of the arm it is made of")
     own = shared.override(["regression.peak_lr=2e-3", "regression.training_trials=2"])
     run = regression_run(own, 0, 6)
     assert run.optim == own.run("diffusion", 0, 6).optim.model_copy(update={"peak_lr": 2e-3})
-    assert describe_rate(own) == "regression (a baseline): 0.002, its own, 2 rates tried"
+    assert describe_rate(own) == "regression (a baseline): 0.002, its own"
     assert own.run("diffusion", 0, 6).optim.peak_lr == 7e-3
     # Runs of the arms are those of before, and so is what they are compared on.
     assert own.comparison_key() == shared.comparison_key() and own.digest() != shared.digest()
@@ -195,7 +202,44 @@ def test_with_a_grid_of_rates_it_tries_the_same_and_has_no_other(tmp_path):
     tried = with_rates(config, found)
     assert tried.arms["diffusion"].peak_lr == 4e-3
     assert regression_run(tried, 0, 6).optim.peak_lr == 1e-3
-    assert describe_rate(tried) == "regression (a baseline): 0.001, its own, 2 rates tried"
+    assert describe_rate(tried) == "regression (a baseline): 0.001, its own"
+    assert describe_trials(tried) == "regression (a baseline): 2, as many as any arm"
+    assert tried.regression.tuning_flops == tried.arms["diffusion"].tuning_flops == 2.0
+
+
+def test_what_has_tried_less_than_an_arm_is_named():
+    more = DIFFUSION.model_copy(update={"training_trials": 4})
+    config = make_comparison(Budget(mode="iso_step", steps=6), diffusion=more)
+    few = config.override(["regression.training_trials=2"])
+    assert describe_trials(few) == (
+        "regression (a baseline): 2, fewer than the 4 of an arm, so beating it says less"
+    )
+    assert note_fewer_trials(few).startswith(
+        "regression.training_trials=2: an arm tried 4 settings"
+    )
+    equal = config.override(["regression.training_trials=4"])
+    assert describe_trials(equal) == "regression (a baseline): 4, as many as any arm"
+    without = few.override(['baselines=["lookup"]'])
+    assert note_fewer_trials(equal) == note_fewer_trials(without) == describe_trials(without) == ""
+
+
+def test_it_has_every_setting_that_an_arm_may_have_for_itself():
+    config = make_comparison(Budget(mode="iso_step", steps=6), diffusion=DIFFUSION)
+    own = {"warmup_fraction": 0.2, "weight_decay": 0.3, "ema_decay": 0.9, "dropout": 0.1}
+    own["shape"] = {"width": 32, "layers": 2, "heads": 4}
+    given = {name: getattr(DIFFUSION, name) for name in ArmSettings.model_fields}
+    assert given.keys() - own.keys() == {"peak_lr"}
+    tuned = config.override([f"regression.{name}={json.dumps(one)}" for name, one in own.items()])
+    run = regression_run(tuned, 0, 6)
+    assert (run.optim.peak_lr, run.optim.warmup_fraction, run.optim.weight_decay) == (
+        7e-3,
+        0.2,
+        0.3,
+    )
+    assert (run.optim.ema_decay, run.backbone.dropout, run.backbone.width) == (0.9, 0.1, 32)
+    assert tuned.run("diffusion", 0, 6) == config.run("diffusion", 0, 6)
+    with pytest.raises(GenlabError, match=r"regression\.shape: "):
+        config.override(['regression.shape={"width":33,"layers":2,"heads":4}'])
 
 
 def test_a_run_that_is_cut_short_resumes_with_the_same_bits(tmp_path, monkeypatch):

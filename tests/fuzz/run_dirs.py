@@ -154,7 +154,7 @@ def _draw_sweep(rng: random.Random, world: World, place: Path) -> Trial:
 
 @functools.cache
 def _tuning(audio: str) -> dict[str, Any]:
-    from genlab.studies.tune import arm_key
+    from genlab.studies.tuned import arm_key
 
     config = make_comparison(audio)
     setting = {
@@ -186,7 +186,7 @@ def _tuning(audio: str) -> dict[str, Any]:
 
 
 def _draw_tuning(rng: random.Random, world: World, place: Path) -> Trial:
-    from genlab.studies.tune import apply_tuning
+    from genlab.studies.tuned import apply_tuning
 
     from .configs import judge as judge_config
 
