@@ -18,8 +18,8 @@ the energy of the next block at each family's bare law.
 
 Tuning: peak learning rates, the best of four per arm at half the budget by validation energy
 (`genlab tune` with --trials 4 --fraction 0.5 --by block_energy --space 'peak_lr=[7e-4,7e-3]', the
-other settings fixed). The regression, a baseline, has the better of two rates, its own and that of
-diffusion. Samplers, which only describe what is heard: the best of five per arm by word
+other settings fixed). The regression, a baseline, has the best of the same four rates by the same
+score. Samplers, which only describe what is heard: the best of five per arm by word
 error on 32 validation prompts (`python sweeps/sampling_settings.py RUN wer_ctc`).
 
     genlab compare configs/quickstart.py
@@ -81,6 +81,6 @@ def config() -> Comparison:
         evaluation=EvaluationConfig(
             token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2
         ),
-        regression=RegressionTraining(peak_lr=2e-3, training_trials=2),
+        regression=RegressionTraining(peak_lr=2e-3, training_trials=4, tuning_flops=1.6e13),
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
