@@ -82,7 +82,7 @@ def test_equivalence_is_claimed_within_its_margin_and_only_by_arms_that_passed(t
     page = write_report(tmp_path, results, make_ledger(), []).read_text()
     assert "yes, within 0.1" in page and 'class="best"' not in page
     results["controls"][1]["passed"] = False
-    assert "failed its control prompt_swap" in find_answer(results, make_ledger()).headline
+    assert "failed the prompt swap" in find_answer(results, make_ledger()).headline
     missed = find_answer(_undecided(margin=0.1, equivalent=False, p_equivalent=0.3), make_ledger())
     assert "neither excludes zero nor stays within 0.1" in missed.headline
     assert find_answer(_undecided(), make_ledger()).headline.count("does not exclude zero") == 1

@@ -152,7 +152,7 @@ def test_verdicts_on_a_known_truth(tmp_path):
     assert verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike)[0].verdict == "reproduced"
     assert verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, alike)[0].verdict == "reversed"
     few = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, seeds=2)
-    assert few[0].verdict == "inconclusive" and "insufficient seeds" in few[0].note
+    assert few[0].verdict == "inconclusive" and "each arm has 2 training seeds" in few[0].note
 
 
 def test_no_effect_is_seldom_called_one(tmp_path):
@@ -351,9 +351,13 @@ def leave_out_unigram(results):
     ("spoil", "verdict", "told"),
     [
         (uncontrol, "inconclusive", "ledger controlled: the arms differ"),
-        (fail_control, "inconclusive", "failed its control prompt_swap"),
+        (fail_control, "inconclusive", "failed the prompt swap"),
         (lose_to_unigram, "not tested at this scale", "not trained enough: Autoregressive does"),
-        (leave_out_unigram, "not tested at this scale", "unigram not measured for every arm"),
+        (
+            leave_out_unigram,
+            "not tested at this scale",
+            "was compared with counts of single",
+        ),
     ],
 )
 def test_a_verdict_reads_the_ledger_the_controls_and_the_counts(tmp_path, spoil, verdict, told):
@@ -367,12 +371,12 @@ def test_a_verdict_reads_the_ledger_the_controls_and_the_counts(tmp_path, spoil,
 def test_latents_against_codes_is_no_verdict_on_families(tmp_path):
     [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, reads={"masked": "latents"})
     assert found.verdict == "inconclusive"
-    assert "it compares codes and latents, not families" in found.note
+    assert "so this compares codes and latents, not families" in found.note
 
 
 def test_few_prompts_and_much_noise_are_no_verdict(tmp_path):
     [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"size": -0.1})
-    assert found.verdict == "inconclusive" and "24 prompts show a difference of 0.1" in found.note
+    assert found.verdict == "inconclusive" and "with 24 prompts, a test at" in found.note
 
 
 def test_holm_runs_over_all_that_a_page_decides(tmp_path, crossing_sweep):

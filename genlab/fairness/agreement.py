@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from genlab.evaluate.entries import AuditEntry, DifferenceEntry, GateState
+from genlab.fairness.words import list_words, miss_words
 
 Side = Literal["best", "rival", "equivalent", "undecided", "not measured"]
 
@@ -40,33 +41,39 @@ def side_of(pair: DifferenceEntry | None, best: str) -> Side:
 
 
 def check_agreement(
-    second: str, best: str, rivals: Mapping[str, Sides], audit: AuditEntry | None
+    scores: tuple[str, str], best: str, rivals: Mapping[str, Sides], audit: AuditEntry | None
 ) -> tuple[GateState, str]:
     """Return the state of the gate, and its reason.
 
     Args:
-        second: what to call the score that must not contradict.
+        scores: what to call the score that decides, and the one that must not contradict it.
         best: the title of the best arm by the first.
         rivals: by title, what both say of it and the best one.
         audit: of the second score on this corpus.
     """
+    second = scores[1]
     if missing := [title for title, sides in rivals.items() if sides.second == "not measured"]:
-        return "failed", f"{second} was not measured for {best} and {' and '.join(missing)}"
+        return "failed", f"{best} was not compared with {list_words(missing, 'or')} by {second}"
     if rivals and audit is None:
-        return "failed", f"{second} was not audited on this corpus"
+        return "failed", f"nobody has audited {second} on this corpus"
     if rivals and audit is not None and not audit["is_trusted"]:
-        lost = ", ".join(audit["failed"])
-        return "failed", f"by its audit {second} cannot be trusted here: {lost}"
+        return "failed", f"the audit of {second} on this corpus says that " + miss_words(
+            audit["failed"]
+        )
     if odd := [title for title, sides in rivals.items() if sides.are_at_odds]:
-        told = " and ".join(f"{title} ({_word(rivals[title], best, title)})" for title in odd)
-        return "failed", f"the energy and {second} disagree about {best} and {told}"
+        return "failed", "; ".join(_contradict(scores, best, title, rivals[title]) for title in odd)
     alike = [title for title, sides in rivals.items() if sides.first == sides.second]
     open_ = [title for title in rivals if title not in alike]
-    told = [f"{second} agrees about {' and '.join(alike)}"] if alike else []
-    told += [f"{second} does not decide between {best} and {' or '.join(open_)}"] if open_ else []
+    told = [f"{second} confirms how {best} compares with {list_words(alike)}"] if alike else []
+    told += [f"{second} does not tell {best} from {list_words(open_, 'or')}"] if open_ else []
     return "passed", "; ".join(told) or "there is no other arm to compare with"
 
 
-def _word(sides: Sides, best: str, rival: str) -> str:
-    names = {"best": best, "rival": rival, "equivalent": "neither"}
-    return f"the one says {names[sides.first]}, the other {names[sides.second]}"
+def _contradict(scores: tuple[str, str], best: str, rival: str, sides: Sides) -> str:
+    names = {"best": f"{best} is better", "rival": f"{rival} is better"}
+    names["equivalent"] = "the two are equivalent"
+    first, second = scores
+    return (
+        f"of {best} and {rival}, {first} says that {names[sides.first]}, and {second} says that "
+        f"{names[sides.second]}"
+    )

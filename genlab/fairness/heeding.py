@@ -12,6 +12,7 @@ from typing import Final
 from genlab.evaluate.controls import ControlStatus
 from genlab.evaluate.domains import DOMAINS
 from genlab.evaluate.entries import ControlEntry, GateState
+from genlab.fairness.words import control_words, list_words
 
 OF_THE_BEGINNING: Final = ("prefix_swap",)
 """Controls of what is heard before: passing them says nothing of what is told."""
@@ -52,7 +53,7 @@ def check_heeding(
         for title, items in by_arm.items()
     }
     lost = [
-        f"{title} failed its control {name}"
+        f"{title} failed {control_words(name)}"
         for title, items in states.items()
         for name, state, _ in items
         if state == "failed"
@@ -62,7 +63,8 @@ def check_heeding(
         for title, items in states.items()
     }
     lost += [
-        f"{name} of {title} could not be judged ({item.get('reason') or 'no reason is known'})"
+        f"{control_words(name)} says nothing about {title} "
+        f"({item.get('reason') or 'the reason was not kept'})"
         for title, items in states.items()
         for name, state, item in items
         if state == "not judged" and set(passed[title]) <= set(OF_THE_BEGINNING)
@@ -70,13 +72,15 @@ def check_heeding(
     # Where others could be checked, an arm that was not is no better than one that failed.
     if any(passed.values()):
         lost += [
-            f"{title} has no controls" if not states[title] else f"{title} passed no control"
+            f"nothing that {title} is told was swapped"
+            if not states[title]
+            else f"nothing that {title} is told can be swapped"
             for title in passed
             if not passed[title] and all(state == "not applicable" for _, state, _ in states[title])
         ]
     if lost:
         return "failed", "; ".join(lost)
     if not any(passed.values()):
-        return "not applicable", "no control applies: nothing that the arms are told can be swapped"
+        return "not applicable", "nothing that the arms are told can be swapped"
     names = dict.fromkeys(name for found in passed.values() for name in found)
-    return "passed", f"every compared arm passed {', '.join(names)}"
+    return "passed", f"every compared arm passed {list_words([*map(control_words, names)])}"

@@ -22,20 +22,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from genlab.evaluate.domains import MOST_ERRORS_ON_REAL
-from genlab.evaluate.energy import SECOND_SCORES
 from genlab.evaluate.entries import (
-    AuditEntry,
-    ControlEntry,
-    DifferenceEntry,
     GateEntry,
     GateState,
-    ScoreEntry,
 )
 from genlab.evaluate.scores import is_proper
-from genlab.evaluate.table import find_metric, known_metric
+from genlab.evaluate.table import known_metric
 from genlab.fairness.agreement import Sides, check_agreement, side_of
+from genlab.fairness.evidence import BITS, Evidence
 from genlab.fairness.heeding import check_heeding
-from genlab.run.bounds import BIGRAM, FORECAST_BASELINES, HEARD_BASELINES, UNIGRAM, Baseline
+from genlab.fairness.words import BASELINE_WORDS, list_words, miss_words, score_words
 from genlab.statistics.power import POWER
 
 GateName = Literal[
@@ -51,9 +47,9 @@ GateName = Literal[
     "one token type",
 ]
 MIN_SEEDS: Final = 3
-BITS: Final = "bits_per_s"
 DECLARED: Final = "declared"
-UNDECLARED: Final = "a tenth of the better value, as none was declared"
+_UNKNOWN_TOKENS: Final = "one of the rows does not say whether it reads codes or latents"
+UNDECLARED: Final = "a tenth of the better value, because none was declared"
 
 
 class Gate(NamedTuple):
@@ -70,96 +66,6 @@ class Gate(NamedTuple):
     def describe(self) -> str:
         """Return the gate in one line."""
         return f"{self.name}: {self.state}: {self.reason}"
-
-
-class Compared(NamedTuple):
-    """An arm that is compared, on the score that decides."""
-
-    name: str
-    title: str
-    family: str
-    reads: str
-    """Codes or latents; empty if results.json does not say."""
-    score: ScoreEntry
-
-
-class Evidence(NamedTuple):
-    """What the gates look at: one comparison and one score."""
-
-    score: str
-    arms: Sequence[Compared]
-    """Best first."""
-    is_controlled: bool
-    controls: Sequence[ControlEntry] = ()
-    differences: Sequence[DifferenceEntry] = ()
-    audit: Mapping[str, AuditEntry] | None = None
-    struck: Mapping[str, str] = {}
-    real: float | None = None
-    """The score of the prompts' real clips; None if they have none."""
-    needs_all: bool = False
-    """Every arm is part of what is said, so each must beat its floors; else one that does not is
-    left out of the sentence as not trained enough.
-    """
-    scope: str = ""
-    """Whom it holds for, if not for everybody (`evaluate/scope.py`)."""
-
-    def find_pair(self, arm: str, other: str, score: str = "") -> DifferenceEntry | None:
-        """Return the paired difference of two rows, whichever way round it is stored; on another
-        score than the deciding one if it is named.
-        """
-        return next(
-            (
-                item
-                for item in self.differences
-                if item["score"] == (score or self.score)
-                and {item["a"], item["b"]} == {arm, other}
-                and item["difference"] is not None
-            ),
-            None,
-        )
-
-    def is_better(self, arm: str, other: str, score: str = "") -> bool:
-        """Return whether an arm is significantly better than another row."""
-        pair = self.find_pair(arm, other, score)
-        return pair is not None and pair.get("better") == arm
-
-    @property
-    def second(self) -> str:
-        """The score that must not contradict the deciding one; empty if there is none."""
-        return SECOND_SCORES.get(self.score, "")
-
-    def unbeaten(self, arm: str) -> list[str]:
-        """Return the floors that an arm does not significantly beat on each score that both have,
-        those alone that were measured.
-        """
-        return [
-            floor if score == self.score else f"{floor} on {score}"
-            for score in filter(None, (self.score, self.second))
-            for floor in self.floors
-            if self.find_pair(arm, floor, score) and not self.is_better(arm, floor, score)
-        ]
-
-    @property
-    def floors(self) -> Sequence[Baseline]:
-        """The rows that an arm must beat on this score: all that have it."""
-        if self.score == BITS:
-            return (UNIGRAM, BIGRAM)
-        metric = known_metric(self.score)
-        is_forecast = metric is not None and metric.needs == "tokens"
-        return FORECAST_BASELINES if is_forecast else HEARD_BASELINES
-
-    @property
-    def untrained(self) -> list[Compared]:
-        """The arms that do not significantly beat every floor that was measured."""
-        return [arm for arm in self.arms if self.unbeaten(arm.name)]
-
-    @property
-    def compared(self) -> list[Compared]:
-        """The arms that the sentence is about: the best one, and the others that are trained
-        enough.
-        """
-        left_out = [] if self.needs_all else self.untrained
-        return [arm for arm in self.arms if arm is self.arms[0] or arm not in left_out]
 
 
 def find_gates(evidence: Evidence) -> list[Gate]:
@@ -215,9 +121,9 @@ def replace_gates(gates: Iterable[Gate], *others: Gate) -> list[Gate]:
 
 def check_seeds(seeds: int) -> Gate:
     """Return the gate of the training seeds, of which there are so many per arm."""
-    told = f"{seeds} training seed{'' if seeds == 1 else 's'} per arm"
+    told = f"each arm has {seeds} training seed{'' if seeds == 1 else 's'}"
     if seeds < MIN_SEEDS:
-        reason = f"insufficient seeds: {told}, and a statement takes {MIN_SEEDS}"
+        reason = f"{told}, and it takes at least {MIN_SEEDS} to name a winner"
         return Gate("three seeds", "failed", reason)
     return Gate("three seeds", "passed", told)
 
@@ -244,16 +150,18 @@ def check_power(
         scope: whom it holds for: no number of prompts shows anything of other voices.
     """
     told = (
-        f"{prompts} prompts show a difference of {target:.3g} ({rule}) with {power:.0%} power at "
-        f"the level {level:.2g}" + (f", for {scope}" if scope else "")
+        f"with {prompts} prompts, a test at the level {level:.2g} would find a difference of "
+        f"{target:.3g} ({rule}) in {power:.0%} of all experiments"
+        + (f", for {scope}" if scope else "")
     )
     if power >= POWER:
         return Gate("enough prompts", "passed", told)
-    need = f"it takes {asked:,}" if asked else "it takes more prompts, more seeds"
+    need = f"{asked:,} prompts" if asked else "more prompts, more seeds"
     return Gate(
         "enough prompts",
         "failed",
-        f"{told}, and {POWER:.0%} is asked for: {need}, or a larger margin declared beforehand",
+        f"{told}, and it should in {POWER:.0%}: that takes {need}, or a larger margin declared "
+        "beforehand",
     )
 
 
@@ -268,18 +176,22 @@ def check_token_types(
     """
     kinds = {reads for _, reads in weights}
     if "" in kinds:
-        return Gate("one token type", "failed", "a row does not say which tokens it reads")
+        return Gate(
+            "one token type",
+            "failed",
+            _UNKNOWN_TOKENS,
+        )
     if is_about_tokens:
         if len(kinds) == 1:
-            told = f"it is said of codes and latents, and all rows read {kinds.pop()}"
+            told = f"the sentence is about codes and latents, but every row reads {kinds.pop()}"
             return Gate("one token type", "failed", told)
-        return Gate("one token type", "passed", "codes and latents are compared, and it says so")
+        return Gate("one token type", "passed", "the sentence is about codes and latents")
     of_kinds, of_families = {}, {}
     for (family, reads), weight in weights.items():
         of_kinds[reads] = of_kinds.get(reads, 0.0) + weight
         of_families[family] = of_families.get(family, 0.0) + weight
     if len(kinds) == 1:
-        return Gate("one token type", "passed", f"all rows read {kinds.pop()}")
+        return Gate("one token type", "passed", f"every row reads {kinds.pop()}")
     # Within every type, or within every family, each weight is made up for by another.
     if not any(abs(sum_) > 1e-9 for sum_ in of_kinds.values()):
         return Gate("one token type", "passed", "families are compared within each token type")
@@ -289,14 +201,16 @@ def check_token_types(
     return Gate(
         "one token type",
         "failed",
-        f"the families differ in their tokens too: it compares {told}, not families",
+        f"the families read different tokens too, so this compares {told}, not families",
     )
 
 
 def _check_ledger(evidence: Evidence) -> Gate:
     if evidence.is_controlled:
-        return Gate("ledger controlled", "passed", "the arms differ in nothing undeclared")
-    reason = "the arms differ in something that is not declared (see the ledger)"
+        return Gate(
+            "ledger controlled", "passed", "the arms differ only in what the config declares"
+        )
+    reason = "the arms differ in something that nobody declared; the ledger names it"
     return Gate("ledger controlled", "failed", reason)
 
 
@@ -313,75 +227,80 @@ def _check_trust(evidence: Evidence) -> Gate:
         kind = arm.score.get("validity", "metric")
         if not is_proper(kind):
             note = arm.score.get("note", "")
-            reason = f"of {arm.title} it is {kind}" + (f" ({note})" if note else "")
+            reason = f"the score of {arm.title} is {kind}" + (f" ({note})" if note else "")
             return Gate("score trusted", "failed", reason)
     if evidence.score == BITS:
-        reason = "likelihoods are tested on sources of known entropy, not by an audit of audio"
+        reason = "bits are tested on sources of known entropy, so no audit of audio is needed"
         return Gate("score trusted", "not applicable", reason)
     found = (evidence.audit or {}).get(evidence.score)
     if found is None:
-        reason = "it was not audited on this corpus: `genlab evaluate CONFIG --audit` does it"
+        reason = (
+            "nobody has audited this score on this corpus; `genlab evaluate CONFIG --audit` does it"
+        )
         return Gate("score trusted", "failed", reason)
     if not found["is_trusted"]:
-        reason = f"by its audit it cannot be trusted here: {', '.join(found['failed'])}"
+        reason = f"its audit on this corpus says that {miss_words(found['failed'])}"
         return Gate("score trusted", "failed", reason)
-    return Gate("score trusted", "passed", "it ranks what it exists to notice on this corpus")
+    return Gate("score trusted", "passed", "on this corpus it notices all that it should")
 
 
 def _check_hearing(evidence: Evidence) -> Gate:
     metric = known_metric(evidence.score)
     if metric is None or metric.needs != "audio and text":
-        return Gate("real clips heard", "not applicable", "no recogniser is behind this score")
+        return Gate("real clips heard", "not applicable", "this score uses no recogniser")
     if reason := evidence.struck.get(evidence.score):
         return Gate("real clips heard", "failed", reason)
     if evidence.real is None:
-        return Gate("real clips heard", "failed", "the real clips were not scored")
-    rate = f"the error rate of the real clips is {evidence.real:.2f}"
+        return Gate("real clips heard", "failed", "the recogniser was not tried on the real clips")
+    rate = f"on the real clips the recogniser has an error rate of {evidence.real:.2f}"
     if evidence.real >= MOST_ERRORS_ON_REAL:
-        reason = f"{rate}, and a judge stays below {MOST_ERRORS_ON_REAL:g}"
+        reason = f"{rate}, too high for a judge, which must stay below {MOST_ERRORS_ON_REAL:g}"
         return Gate("real clips heard", "failed", reason)
     return Gate("real clips heard", "passed", rate)
 
 
 def _check_floors(evidence: Evidence) -> Gate:
     if evidence.score == BITS:
-        return Gate("floors beaten", "not applicable", "mean latents and a regression have no bits")
+        return Gate(
+            "floors beaten", "not applicable", "the mean latents and the regression have no bits"
+        )
     return _beat("floors beaten", evidence)
 
 
 def _check_counting(evidence: Evidence) -> Gate:
     if evidence.score != BITS:
-        return Gate("counting beaten", "not applicable", "counts of codes have bits alone")
+        return Gate(
+            "counting beaten", "not applicable", "counts of codes can be compared in bits only"
+        )
     return _beat("counting beaten", evidence)
 
 
 def _beat(name: GateName, evidence: Evidence) -> Gate:
     """Return the gate that the arms beat every floor of the score."""
-    missing = [
-        floor if score == evidence.score else f"{floor} on {score}"
-        for score in filter(None, (evidence.score, evidence.second))
-        for floor in evidence.floors
-        if any(evidence.find_pair(arm.name, floor, score) is None for arm in evidence.compared)
-    ]
-    if missing:
-        return Gate(name, "failed", f"{' and '.join(missing)} not measured for every arm")
+    if missing := evidence.unmeasured():
+        reason = f"not every arm was compared with {evidence.name_floors(missing)}"
+        return Gate(name, "failed", reason)
     untrained = evidence.untrained
     losing = "; ".join(
-        f"{arm.title} does not beat {' or '.join(evidence.unbeaten(arm.name))}" for arm in untrained
+        f"{arm.title} does not beat {evidence.name_floors(evidence.unbeaten(arm.name))}"
+        for arm in untrained
     )
     # The best arm is always needed, and one that it can be compared with.
     is_best_lost = bool(untrained) and untrained[0] is evidence.arms[0]
     if untrained and (is_best_lost or evidence.needs_all or len(evidence.compared) < 2):
         return Gate(name, "failed", f"not trained enough: {losing}")
-    reason = f"significantly better than {' and '.join(evidence.floors)}"
+    beaten = list_words([BASELINE_WORDS[floor] for floor in evidence.floors])
+    reason = f"every compared arm is significantly better than {beaten}"
     if untrained:
-        reason += f"; left out as not trained enough: {losing}"
+        reason += f"; left out, because not trained enough: {losing}"
     return Gate(name, "passed", reason)
 
 
 def _check_second(evidence: Evidence) -> Gate:
     if not evidence.second:
-        return Gate("scores agree", "not applicable", "no other score is of the same draws")
+        return Gate(
+            "scores agree", "not applicable", "no second score is taken from the same draws"
+        )
     best, *rivals = evidence.compared
     sides = {
         rival.title: Sides(
@@ -391,8 +310,8 @@ def _check_second(evidence: Evidence) -> Gate:
         for rival in rivals
     }
     audit = (evidence.audit or {}).get(evidence.second)
-    title = f"the {find_metric(evidence.second).title.lower()}"
-    return Gate("scores agree", *check_agreement(title, best.title, sides, audit))
+    names = score_words(evidence.score), score_words(evidence.second)
+    return Gate("scores agree", *check_agreement(names, best.title, sides, audit))
 
 
 def _check_seeds(evidence: Evidence) -> Gate:
@@ -402,8 +321,8 @@ def _check_seeds(evidence: Evidence) -> Gate:
         "seeds" not in arm.score.get("covers", "prompts") for arm in evidence.compared
     ):
         reason = (
-            "the intervals cover the choice of prompts alone; score the comparison again with "
-            "`genlab evaluate` for intervals that cover its training seeds"
+            "the intervals cover the choice of prompts but not the training seeds; score the "
+            "comparison again with `genlab evaluate` for intervals that cover both"
         )
         return Gate("three seeds", "failed", reason)
     return check_seeds(seeds)
@@ -416,13 +335,17 @@ def _check_prompts(evidence: Evidence) -> Gate:
         pair = evidence.find_pair(compared[0].name, rival.name)
         plan = None if pair is None else pair.get("plan")
         if not plan or "power" not in plan or "target" not in plan:
-            reason = f"the power against {rival.title} was not calculated"
+            reason = (
+                f"the chance of finding a difference between {compared[0].title} and {rival.title} "
+                "was not calculated"
+            )
             return Gate("enough prompts", "failed", reason)
         # Power at 5 % promises what Holm's correction takes away.
         if "level" not in plan:
             reason = (
-                f"the power against {rival.title} is of an early version, which did not share the "
-                "level among the pairs; score the comparison again with `genlab evaluate`"
+                f"an early version calculated the chance of finding a difference between "
+                f"{compared[0].title} and {rival.title}, without a correction for the number of "
+                "pairs; score the comparison again with `genlab evaluate`"
             )
             return Gate("enough prompts", "failed", reason)
         needed = plan.get("prompts_needed", {}).get(str(plan.get("seeds")))
@@ -439,17 +362,22 @@ def _check_tokens(evidence: Evidence) -> Gate:
     kinds = sorted({arm.reads for arm in compared})
     # Results of early versions do not say, and what is not known is not equal.
     if "" in kinds:
-        return Gate("one token type", "failed", "an arm does not say which tokens it reads")
+        return Gate(
+            "one token type",
+            "failed",
+            _UNKNOWN_TOKENS,
+        )
     if len(kinds) == 1:
-        return Gate("one token type", "passed", f"all compared arms read {kinds[0]}")
+        return Gate("one token type", "passed", f"every compared arm reads {kinds[0]}")
     best, *rivals = compared
     alike = [arm for arm in rivals if arm.reads == best.reads and arm.family != best.family]
     # One pair says nothing of the others of its type, and nothing of the other type.
     if alike and all(evidence.is_better(best.name, arm.name) for arm in alike):
-        names = " and ".join(arm.title for arm in alike)
-        reason = f"it is said of {best.reads} alone: {best.title} is better than {names}"
+        names = list_words([arm.title for arm in alike])
+        reason = f"among models of {best.reads} alone, {best.title} is better than {names}"
         return Gate("one token type", "passed", reason)
     reason = (
-        f"the families differ in their tokens too: it compares {' and '.join(kinds)}, not families"
+        f"the families read different tokens too, so this compares {' and '.join(kinds)}, not "
+        "families"
     )
     return Gate("one token type", "failed", reason)

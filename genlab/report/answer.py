@@ -16,15 +16,9 @@ from genlab.evaluate.entries import ControlEntry, DifferenceEntry, Known, PlanEn
 from genlab.evaluate.scope import describe_scope, describe_units
 from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
+from genlab.fairness.evidence import Compared, Evidence
 from genlab.fairness.heeding import control_status
-from genlab.fairness.verdict import (
-    MIN_SEEDS,
-    Compared,
-    Evidence,
-    Gate,
-    failed,
-    find_gates,
-)
+from genlab.fairness.verdict import MIN_SEEDS, Gate, failed, find_gates
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
 from genlab.run.bounds import REAL, is_arm

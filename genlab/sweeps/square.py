@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from genlab.evaluate.energy import BARE_ENERGY
 from genlab.experiment import Comparison
-from genlab.fairness.verdict import BITS
+from genlab.fairness.evidence import BITS
 from genlab.sweeps.page import Contrast, Gap, Prediction, Sweep
 
 # By token: the arms that go left to right, and those that draw in parallel.
