@@ -72,7 +72,7 @@ class Evidence(NamedTuple):
         """The score that must not contradict the deciding one; empty if there is none."""
         return SECOND_SCORES.get(self.score, "")
 
-    def unbeaten(self, arm: str) -> dict[str, list[Baseline]]:
+    def unbeaten(self, arm: str) -> dict[str, Sequence[Baseline]]:
         """Return by score the floors that an arm does not significantly beat, those alone that were
         measured.
         """
@@ -83,7 +83,7 @@ class Evidence(NamedTuple):
             )
         )
 
-    def unmeasured(self) -> dict[str, list[Baseline]]:
+    def unmeasured(self) -> dict[str, Sequence[Baseline]]:
         """Return by score the floors that some compared arm was not compared with."""
         return self._floors_where(
             lambda floor, score: any(
@@ -101,12 +101,14 @@ class Evidence(NamedTuple):
         ]
         return ", nor ".join(told)
 
-    def _floors_where(self, holds: Callable[[Baseline, str], bool]) -> dict[str, list[Baseline]]:
-        found = {
-            score: [floor for floor in self.floors if holds(floor, score)]
-            for score in filter(None, (self.score, self.second))
-        }
-        return {score: floors for score, floors in found.items() if floors}
+    def _floors_where(
+        self, holds: Callable[[Baseline, str], bool]
+    ) -> dict[str, Sequence[Baseline]]:
+        found: dict[str, Sequence[Baseline]] = {}
+        for score in filter(None, (self.score, self.second)):
+            if floors := [floor for floor in self.floors if holds(floor, score)]:
+                found[score] = floors
+        return found
 
     @property
     def floors(self) -> Sequence[Baseline]:
