@@ -35,7 +35,7 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, added
+from genlab.config import Config, ConfigError, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -154,7 +154,17 @@ class DepthConfig(Config):
         )
 
     def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
-        """Return the shape of the depth transformer; its numerics are those of the temporal one."""
+        """Return the shape of the depth transformer; its mixers and numerics are those of the temporal
+        one.
+
+        Raises:
+            ConfigError: if its layers are no multiple of the mixers that take turns.
+        """
+        if self.layers % (period := len(backbone.period)):
+            raise ConfigError(
+                f"decoder.layers={self.layers} must be a multiple of the {period} mixers of "
+                f"backbone.mixer that take turns; set decoder.layers={period}"
+            )
         return backbone.model_copy(
             update={"width": self.width, "layers": self.layers, "heads": self.heads}
         )

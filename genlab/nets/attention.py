@@ -39,10 +39,12 @@ KEPT_NAME = "attention"
 
 
 class KeysValues(NamedTuple):
-    """What attention reads: the frames themselves, or the preallocated cache of one layer."""
+    """What attention reads: the frames themselves, or the preallocated cache of one layer. Several
+    heads of queries may share a head of keys and values (g of them, 2305.13245).
+    """
 
-    keys: Float[Array, "b s a c"]
-    values: Float[Array, "b s a c"]
+    keys: Float[Array, "b s g c"]
+    values: Float[Array, "b s g c"]
 
 
 def attend(
@@ -80,6 +82,48 @@ def causal_chunks(length: int, prefix: int) -> list[tuple[int, int, int]]:
     return [(start, stop, max(stop, prefix)) for start, stop in zip(starts, stops, strict=True)]
 
 
+def attend_nearby(
+    queries: Float[Array, "b s a c"],
+    memory: KeysValues,
+    is_valid: Bool[Array, "b s"],
+    window: int,
+    *,
+    is_causal: bool,
+) -> tuple[Float[Array, "b s a c"], Float[Array, "b s a"]]:
+    """Return what valid keys less than `window` positions away say (if causal, earlier ones and the
+    own), and the logarithm of the sum of their weights before they are normalised; keys far from a
+    chunk of queries are never read.
+    """
+    outputs = []
+    for start, stop, first, end in window_chunks(queries.shape[1], window, is_causal):
+        # queries x keys: how far a key lies before its query
+        ahead = jnp.arange(start, stop)[:, None] - jnp.arange(first, end)[None, :]
+        is_near = (ahead < window) & (ahead > (-1 if is_causal else -window))
+        visible = KeysValues(memory.keys[:, first:end], memory.values[:, first:end])
+        is_allowed = is_valid[:, None, first:end] & is_near[None]
+        outputs.append(attend_summed(queries[:, start:stop], visible, is_allowed))
+    mixed, summed = (jnp.concatenate(parts, axis=1) for parts in zip(*outputs))
+    return mixed, summed
+
+
+def attend_summed(
+    queries: Float[Array, "b q a c"], memory: KeysValues, is_allowed: Bool[Array, "b #q s"]
+) -> tuple[Float[Array, "b q a c"], Float[Array, "b q a"]]:
+    """Return `attend`, and the logarithm of the sum of exp(q k / sqrt(c)) over allowed keys."""
+    return jax.nn.dot_product_attention(
+        queries, memory.keys, memory.values, mask=is_allowed[:, None], return_residual=True
+    )
+
+
+def window_chunks(length: int, window: int, is_causal: bool) -> list[tuple[int, int, int, int]]:
+    """Return (first query, end of queries, first key, end of keys) of each chunk."""
+    ahead = 0 if is_causal else window - 1
+    return [
+        (start, stop, max(0, start - window + 1), min(length, stop + ahead))
+        for start, stop, _ in causal_chunks(length, 0)
+    ]
+
+
 def attend_within(
     queries: Float[Array, "b s a c"],
     memory: KeysValues,
@@ -88,14 +132,21 @@ def attend_within(
     is_causal: bool = False,
     prefix: int = 0,
     is_allowed: Bool[Array, "#b s s"] | None = None,
+    window: int | None = None,
 ) -> Float[Array, "b s a c"]:
     """Let a sequence attend to itself: to all valid keys, to those `is_allowed`, or to earlier ones
-    and the prefix.
+    and the prefix; where a `window` is given (without the other two), to keys less than that far
+    away.
+
+    Keys and values may have fewer heads than queries: neighbouring queries then share one.
     """
     platform = compiled_platform()
     if not why_plain(platform, queries.shape, queries.dtype, is_allowed is not None):
         run = _attend_by_splash if platform == "tpu" else _attend_by_cudnn
-        return run(queries, memory, is_valid, is_causal=is_causal, prefix=prefix)
+        rule = {"is_causal": is_causal, "prefix": prefix, "window": window}
+        return run(queries, _repeated(memory, queries.shape[2]), is_valid, **rule)
+    if window is not None:
+        return attend_nearby(queries, memory, is_valid, window, is_causal=is_causal)[0]
     if is_causal:
         return attend_causally(queries, memory, is_valid, prefix)
     return attend(
@@ -146,14 +197,15 @@ def _attend_by_cudnn(
     *,
     is_causal: bool,
     prefix: int,
+    window: int | None = None,
 ) -> Float[Array, "b s a c"]:
-    """Run cuDNN's kernel, which takes the rule for earlier keys; a prefix and the valid keys go in
-    as all pairs.
+    """Run cuDNN's kernel, which takes the rule for earlier keys; a prefix, a window and the valid
+    keys go in as all pairs.
     """
     length = queries.shape[1]
     padding = ((0, 0), (0, -length % CUDNN_FRAMES), (0, 0), (0, 0))
     queries, keys, values = (jnp.pad(x, padding) for x in (queries, *memory))
-    pairs = _may_read(queries.shape[1], is_causal and prefix > 0, prefix)[None, None]
+    pairs = _may_read(queries.shape[1], is_causal and prefix > 0, prefix, window)[None, None]
     # "b 1 s s": it refuses axes that are broadcast
     pairs = pairs & jnp.pad(is_valid, padding[:2])[:, None, None, :]
     return jax.nn.dot_product_attention(
@@ -173,6 +225,7 @@ def _attend_by_splash(
     *,
     is_causal: bool,
     prefix: int,
+    window: int | None = None,
     is_interpreted: bool = False,
 ) -> Float[Array, "b s a c"]:
     """Run splash attention on each chip's share of examples and heads; it takes [a s c] and whole
@@ -180,7 +233,11 @@ def _attend_by_splash(
     """
     sizes = mesh_sizes()
     run = functools.partial(
-        _splash_one_chip, is_causal=is_causal, prefix=prefix, is_interpreted=is_interpreted
+        _splash_one_chip,
+        is_causal=is_causal,
+        prefix=prefix,
+        window=window,
+        is_interpreted=is_interpreted,
     )
     if sizes:
         spec = fit(PartitionSpec(BATCH, None, "tensor", None), queries.shape, sizes)
@@ -202,13 +259,14 @@ def _splash_one_chip(
     *,
     is_causal: bool,
     prefix: int,
+    window: int | None,
     is_interpreted: bool,
 ) -> Float[Array, "b s a c"]:
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
 
     length, heads, channels = queries.shape[1:]
     padded = -(-length // TILE_FRAMES) * TILE_FRAMES
-    kernel = _splash_kernel(padded, heads, is_causal, prefix, is_interpreted)
+    kernel = _splash_kernel(padded, heads, is_causal, prefix, window, is_interpreted)
 
     def turn(x):
         # b q a c -> b a q c, the order of the kernel's axes
@@ -224,7 +282,14 @@ def _splash_one_chip(
     return jnp.swapaxes(mixed, 1, 2)[:, :length]
 
 
-def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_interpreted: bool):
+def _splash_kernel(
+    length: int,
+    heads: int,
+    is_causal: bool,
+    prefix: int,
+    window: int | None,
+    is_interpreted: bool,
+):
     # Pallas takes half a second to import, and only programs for TPUs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -235,6 +300,9 @@ def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_int
     rule = splash_pairs.CausalMask(shape) if is_causal else splash_pairs.FullMask(shape)
     if is_causal and prefix:
         rule = splash_pairs.NumpyMask(_may_read(length, is_causal, prefix))
+    if window is not None:
+        # Blocks outside the window are skipped: the kernel's work grows with the window.
+        rule = splash_pairs.LocalMask(shape, (window - 1, 0 if is_causal else window - 1), 0)
     block = next(size for size in range(BLOCK_FRAMES, 0, -TILE_FRAMES) if length % size == 0)
     sizes: dict[str, Any] = {
         "block_q": block,
@@ -255,6 +323,16 @@ def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_int
     )
 
 
-def _may_read(length: int, is_causal: bool, prefix: int) -> Bool[np.ndarray, "s s"]:
+def _may_read(
+    length: int, is_causal: bool, prefix: int, window: int | None = None
+) -> Bool[np.ndarray, "s s"]:
     position = np.arange(length)
-    return (position[None, :] <= np.maximum(position, prefix - 1)[:, None]) | (not is_causal)
+    may_read = (position[None, :] <= np.maximum(position, prefix - 1)[:, None]) | (not is_causal)
+    distance = np.abs(position[None, :] - position[:, None])
+    return may_read & (distance < (length if window is None else window))
+
+
+def _repeated(memory: KeysValues, heads: int) -> KeysValues:
+    """Return keys and values with as many heads as queries have: the kernels take no fewer."""
+    groups = heads // memory.keys.shape[2]
+    return memory if groups == 1 else KeysValues(*(jnp.repeat(x, groups, axis=2) for x in memory))

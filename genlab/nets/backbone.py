@@ -125,15 +125,15 @@ class BackboneConfig(Config):
         return (2 * self.layers) ** -0.5
 
     def require_attention(self, setting: str, problem: str, fix: str) -> None:
-        """Refuse a mixer that reads frames at fixed distances where a setting needs one that
-        chooses what it reads.
+        """Refuse a mixer that reads frames by a rule of its own where a setting needs one that
+        can be told what it reads.
 
         Raises:
             ConfigError: that names the setting, the problem and the fix.
         """
         if fixed := [mixer.kind for mixer in self.period if not mixer.chooses]:
             raise ConfigError(
-                f"{setting}: backbone.mixer={fixed[0]} reads frames at fixed distances, so "
+                f"{setting}: backbone.mixer={fixed[0]} cannot be told which frames to read, so "
                 f"{problem}; use {fix}, or backbone.mixer.kind=attention"
             )
 
@@ -448,7 +448,9 @@ def backbone_flops(
         )
     modulation = 2 * config.width * 8 * config.width if is_modulated else 0
     crossed = num_symbols if text_route == "cross" else 0
-    return _layers_flops(config, length, pairs, crossed, is_causal) + modulation
+    shape = config.layer_shape(is_causal=is_causal)
+    mixing = [mixer.flops(shape, length, pairs) for mixer in config.period]
+    return _layers_flops(config, mixing, length, crossed) + modulation
 
 
 def decode_flops(
@@ -474,20 +476,21 @@ def decode_flops(
     # What is only read, the prefix at first, fills the cache of the last layer but needs no output
     # of it.
     unused = config.period[-1].unread_flops(shape, slots) + config.ffn.flops(shape, 1)
-    first = _layers_flops(config, slots, slots * slots, crossed, is_causal=True) - prefix * unused
+    mixing = [mixer.step_flops(shape, slots, slots) for mixer in config.period]
+    first = _layers_flops(config, mixing, slots, crossed) - prefix * unused
     first += 2 * width * 8 * width if is_modulated else 0
-    again = _layers_flops(config, num_steps, num_steps * slots, crossed, is_causal=True)
+    mixing = [mixer.step_flops(shape, num_steps, slots) for mixer in config.period]
+    again = _layers_flops(config, mixing, num_steps, crossed)
     again -= config.layers * 4 * crossed * width**2
     unused += 4 * width * (width + crossed) if crossed else 0
     return first + (passes - 1) * again + (again - num_steps * unused if is_read_last else 0)
 
 
 def _layers_flops(
-    config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool
+    config: BackboneConfig, mixing: list[float], positions: int, crossed_symbols: int
 ) -> float:
     width = config.width
-    shape = config.layer_shape(is_causal=is_causal)
-    mixing = [mixer.flops(shape, positions, pairs) for mixer in config.period]
+    shape = config.layer_shape(is_causal=True)
     flops = sum(mixing) / len(mixing) + config.ffn.flops(shape, positions)
     if crossed_symbols:
         flops += 4 * positions * width * width + 4 * crossed_symbols * width * width

@@ -58,9 +58,9 @@ class Context(NamedTuple):
     is_allowed: Bool[Array, "#b q s"] | None = None
 
 
-# What a layer keeps of the frames decoded so far: keys and values, or, for a convolution, its
-# inputs.
-LayerCache = KeysValues | Float[Array, "b s h"]
+# What a layer keeps of the frames decoded so far: keys and values; for a convolution its inputs;
+# for others the arrays of their state.
+LayerCache = KeysValues | Float[Array, "b s h"] | tuple[Array, ...]
 
 
 class TextMemory(NamedTuple):

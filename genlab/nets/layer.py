@@ -79,6 +79,12 @@ class Mixer(Protocol):
         """
         ...
 
+    def step_flops(self, shape: LayerShape, positions: int, slots: int) -> float:
+        """Return the FLOPs of one layer's mixing where so many positions are decoded against a
+        cache for `slots` positions.
+        """
+        ...
+
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
         """Return the FLOPs per position that are saved in the last layer where only its cache is
         wanted.
@@ -108,7 +114,7 @@ class PlainMixer(Config):
     """What most mixers have in common; a mixer of your own derives from it and gives `kind` and
     `build`.
 
-    It reads frames at fixed distances and needs neither tiles nor the number of its layer; its
+    It reads frames by a rule of its own and needs neither tiles nor the number of its layer; its
     FLOPs are walked. To decode step by step, for the autoregressive families, it gives `empty` as
     well.
     """
@@ -152,6 +158,10 @@ class PlainMixer(Config):
         """Return the FLOPs of one layer over so many positions, walked."""
         mixer: Any = self  # hashable, for configs are frozen
         return _walk_mixer(mixer, shape, positions)
+
+    def step_flops(self, shape: LayerShape, positions: int, slots: int) -> float:
+        """Return as many as all at once: a frame costs the same, however it is run."""
+        return self.flops(shape, positions, positions * slots)
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
         """Return all of them: the cache holds the layer's inputs."""

@@ -11,6 +11,7 @@ from genlab.nets.feedforward import Gated
 from genlab.nets.layer import FeedForward, Mixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.mixers.window import Window
 
-AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]
+AnyMixer = Annotated[Mixer, Open(Attention, Window, Dilated)]
 AnyFeedForward = Annotated[FeedForward, Open(Gated)]

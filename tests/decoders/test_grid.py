@@ -25,6 +25,7 @@ from genlab.nets.flops import count_flops
 from genlab.nets.layers import AnyMixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.mixers.window import Window
 
 STABLE_AUDIO = Family(
     DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler()
@@ -32,7 +33,13 @@ STABLE_AUDIO = Family(
 # A baseline: it keeps the promises about costs and shapes, not those of a model that samples.
 REGRESSION = Family(RegressionConfig(), RegressionSampler(), RegressionSampler(), is_guided=False)
 ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO, "regression": REGRESSION}
-MIXERS = {"attention": Attention(), "dilated": Dilated(cycle=2)}
+MIXERS = {
+    "attention": Attention(),
+    "shared heads": Attention(kv_heads=1),
+    "window": Window(frames=3, sinks=True, kv_heads=2),
+    "dilated": Dilated(cycle=2),
+}
+CHOOSING = ("attention", "shared heads")
 CONTENTS = {
     "semantic": {"content": "semantic"},
     "prefix": {"content": "text", "route": "prefix"},
@@ -63,6 +70,7 @@ def kinds_of(annotation) -> set[str]:
 def test_the_grid_holds_every_family_and_mixer():
     assert {family.config.kind for family in ALL_FAMILIES.values()} == kinds_of(AnyDecoder)
     assert {mixer.kind for mixer in MIXERS.values()} == kinds_of(AnyMixer)
+    assert {name for name, mixer in MIXERS.items() if mixer.chooses} == set(CHOOSING)
 
 
 def is_traced(cell: Cell) -> bool:
@@ -84,22 +92,24 @@ def reason_against(cell: Cell, family: Family) -> str | None:
         "cross" not in cell.content or cell.whole_clip != "adaln"
     ):
         return "decoder.network=stable_audio: condition.content"
-    if cell.mixer == "attention":
+    if cell.family == "stable_audio" and cell.mixer == "shared heads":
+        return "backbone.mixer.kv_heads=1"
+    if cell.mixer in CHOOSING:
         return None
     if cell.family == "stable_audio":
-        return "backbone.mixer.kind='dilated'"
+        return f"backbone.mixer.kind='{cell.mixer}'"
     if getattr(family.config, "infill_share", 0) > 0:
-        return "decoder.infill_share=.*backbone.mixer=dilated"
+        return f"decoder.infill_share=.*backbone.mixer={cell.mixer}"
     if cell.family in ("blockwise", "latent_blocks"):
-        return "decoder.kind=.*backbone.mixer=dilated"
+        return f"decoder.kind=.*backbone.mixer={cell.mixer}"
     is_prefix = "prefix" in cell.content
-    return "condition.route='prefix'.*backbone.mixer=dilated" if is_prefix else None
+    return f"condition.route='prefix'.*backbone.mixer={cell.mixer}" if is_prefix else None
 
 
 def in_order(cell: Cell) -> Family:
     """The family; mixers that read neighbours in time visit frames in order."""
     family = ALL_FAMILIES[cell.family]
-    if cell.mixer == "attention" or not hasattr(family.config, "infill_share"):
+    if cell.mixer in CHOOSING or not hasattr(family.config, "infill_share"):
         return family
     return dataclasses.replace(
         family, config=family.config.model_copy(update={"infill_share": 0.0})

@@ -216,7 +216,7 @@ def test_a_period_must_divide_the_layers():
     told = r"layers=5 must be a multiple of the 2 mixers that take turns; set layers=4"
     with pytest.raises(pydantic.ValidationError, match=told):
         BackboneConfig(layers=5, mixer=(Attention(), Dilated()))
-    with pytest.raises(ConfigError, match=r"mixer=dilated reads frames at fixed distances"):
+    with pytest.raises(ConfigError, match=r"mixer=dilated cannot be told which frames to read"):
         TURNS.require_attention("x", "y", "z")
 
 

@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from genlab.config import ConfigError
 from genlab.decoders.steps.stepwise import Step, StepSampler, choose, num_copies
 from genlab.decoders.steps.streams import Streams
 from genlab.machine.sharding import COLUMNS, ROWS
@@ -56,6 +57,7 @@ class Levels(nnx.Module):
             others = code_vectors[-levels:]
         self.streams = streams
         self.num_before = int(has_own_position)
+        self.is_per_level = is_per_level
         self.project_in = Linear(entering_width, config.width, key=in_key)
         self.embed = CodeEmbedding(
             streams.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first
@@ -98,6 +100,9 @@ class Levels(nnx.Module):
         copies = num_copies(sampler)
 
         def extend(x, cache, position):
+            positions = jnp.broadcast_to(position, (x.shape[0], 1))
+            if not self.is_per_level:
+                return self.backbone.extend(x, plan, cache, positions=positions)
             # Weights of one level each have one axis more than any other of a layer.
             layers = jax.tree.map(
                 lambda leaf: (
@@ -105,7 +110,6 @@ class Levels(nnx.Module):
                 ),
                 plan.layers,
             )
-            positions = jnp.broadcast_to(position, (x.shape[0], 1))
             return self.backbone.extend(x, plan._replace(layers=layers), cache, positions=positions)
 
         def draw_level(carry, inputs):
@@ -151,8 +155,20 @@ class LevelLinear(nnx.Module):
 
 
 def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
-    """Give each level its own projections, scaled as in `Backbone`; norms stay shared."""
+    """Give each level its own projections, scaled as in `Backbone`; norms stay shared.
+
+    Raises:
+        ConfigError: for a mixer that has no such projections.
+    """
     keys = iter(jax.random.split(key, 4))
+    config = backbone.config
+    if len(config.period) > 1 or not hasattr(backbone.layers.mixer, "project_in"):
+        kinds = ", ".join(mixer.kind for mixer in config.period)
+        raise ConfigError(
+            f"decoder.is_per_level=True: backbone.mixer={kinds} has no single projection that each "
+            "level could have for itself; use decoder.is_per_level=False, or "
+            "backbone.mixer.kind=attention without kv_heads"
+        )
     for module in (backbone.layers.mixer, backbone.layers.ffn):
         entering = ("project_in", 1.0, COLUMNS)
         leaving = ("project_out", backbone.config.residual_scale, ROWS)

@@ -3,47 +3,64 @@
 
 In: frames [b t h], normalised, and the shared `Context`. Out: the same, to be added to the stream.
 Queries and keys are normalised (QK-norm, 2010.04245) and rotated (RoPE, 2104.09864). The cache
-holds the keys and values of every slot.
+holds the keys and values of every slot: 2 t g c numbers per layer and clip. Fewer heads of keys and
+values than of queries (GQA, 2305.13245; one is MQA, 1911.02150) make it smaller.
 
-Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
+Extra axis letters here: a attention heads, g heads of keys and values, c channels per head, q
+queries, s keys.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, ConfigError, added
 from genlab.machine.sharding import COLUMNS, ROWS, compiled_platform
 from genlab.nets.attention import KeysValues, attend, attend_within, missing_positions
 from genlab.nets.context import Context
 from genlab.nets.layer import LayerShape
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
-from genlab.nets.rotary import rotate
+from genlab.nets.rotary import Rotation, rotate
 
 
 class Attention(Config):
     """Every frame reads all others, or all earlier ones."""
 
     kind: Literal["attention"] = "attention"
+    kv_heads: Annotated[int, pydantic.Field(ge=1, le=4096)] | None = added(None)
+    """Heads of keys and values, each shared by heads / kv_heads heads of queries; None gives every
+    head its own. 1 is multi-query attention.
+    """
     part: ClassVar[str] = "attention"
     chooses: ClassVar[bool] = True
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> "SelfAttention":
-        """Return the mixer of one layer."""
-        return SelfAttention(shape.width, shape.heads, key=key, output_scale=shape.output_scale)
+        """Return the mixer of one layer.
+
+        Raises:
+            ConfigError: if `kv_heads` does not divide the heads.
+        """
+        kv_heads = count_kv_heads(self.kv_heads, shape)
+        return SelfAttention(
+            shape.width, shape.heads, kv_heads, key=key, output_scale=shape.output_scale
+        )
 
     def number(self, stacked: "SelfAttention", places: Int[Array, "l"]) -> None:
         """Tell stacked layers their places: all are alike."""
 
     def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> KeysValues:
-        """Return empty keys and values."""
-        cache_shape = (num_examples, num_slots, shape.heads, shape.head_channels)
-        return KeysValues(jnp.zeros(cache_shape, shape.dtype), jnp.zeros(cache_shape, shape.dtype))
+        """Return empty keys and values.
+
+        Raises:
+            ConfigError: if `kv_heads` does not divide the heads.
+        """
+        return empty_memory(shape, count_kv_heads(self.kv_heads, shape), num_examples, num_slots)
 
     def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
         """Return the positions that complete the tiles of the kernel for this platform."""
@@ -51,23 +68,72 @@ class Attention(Config):
         return missing_positions(compiled_platform(), split, x.dtype, has_pairs)
 
     def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
-        """Return those of four projections, and of scores and weighted sums over pairs."""
-        return 8.0 * positions * shape.width**2 + 4 * shape.width * pairs
+        """Return those of the projections, and of scores and weighted sums over pairs."""
+        return positions * projection_flops(self.kv_heads, shape) + 4.0 * shape.width * pairs
+
+    def step_flops(self, shape: LayerShape, positions: int, slots: int) -> float:
+        """Return those where each position reads every slot."""
+        return self.flops(shape, positions, positions * slots)
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
-        """Return those of the scores, the weighted sums, and the projections of queries and
-        outputs.
+        """Return those of the scores, the weighted sums, the outputs, and the queries if they are
+        not projected together with keys and values.
         """
-        return 2.0 * shape.width * (shape.width + 2 * slots)
+        projections = shape.width if self.kv_heads is None else 2 * shape.width
+        return 2.0 * shape.width * (projections + 2 * slots)
+
+
+def count_kv_heads(kv_heads: int | None, shape: LayerShape) -> int | None:
+    """Return the heads of keys and values of a layer, None where every head has its own.
+
+    Raises:
+        ConfigError: if they do not divide the heads.
+    """
+    if kv_heads is not None and shape.heads % kv_heads:
+        raise ConfigError(
+            f"backbone.mixer.kv_heads={kv_heads} does not divide heads={shape.heads}, and each "
+            "head of keys and values serves equally many heads of queries; set it to a divisor, or "
+            "to null"
+        )
+    return kv_heads
+
+
+def empty_memory(
+    shape: LayerShape, kv_heads: int | None, num_examples: int, num_slots: int
+) -> KeysValues:
+    """Return so many empty slots of keys and values."""
+    cache_shape = (num_examples, num_slots, kv_heads or shape.heads, shape.head_channels)
+    return KeysValues(jnp.zeros(cache_shape, shape.dtype), jnp.zeros(cache_shape, shape.dtype))
+
+
+def projection_flops(kv_heads: int | None, shape: LayerShape) -> float:
+    """Return the FLOPs per position of the projections to queries, keys, values and outputs."""
+    return 4.0 * shape.width * (shape.width + (kv_heads or shape.heads) * shape.head_channels)
 
 
 class SelfAttention(nnx.Module):
     """Multi-head attention with normalised, rotated queries and keys."""
 
-    def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        *,
+        key: Key[Array, ""],
+        output_scale: float,
+    ):
         in_key, out_key = jax.random.split(key)
         self.heads = heads
-        self.project_in = Linear(width, 3 * width, key=in_key, split=COLUMNS)
+        self.kv_heads = kv_heads
+        if kv_heads is None:
+            self.project_in = Linear(width, 3 * width, key=in_key, split=COLUMNS)
+        else:
+            # Two kernels, each of equal parts: a mesh splits both by columns, head by head.
+            query_key, key_key = jax.random.split(in_key)
+            outputs = 2 * kv_heads * (width // heads)
+            self.project_query = Linear(width, width, key=query_key, split=COLUMNS)
+            self.project_memory = Linear(width, outputs, key=key_key, split=COLUMNS)
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
         self.project_out = Linear(width, width, key=out_key, scale=output_scale, split=ROWS)
@@ -78,18 +144,13 @@ class SelfAttention(nnx.Module):
         """Attend within `x`, or, with a cache, write `x` at `context.position` and attend to all
         that is written.
         """
-        b, q, h = x.shape
-        # b q (heads c) -> b q heads c
-        queries, keys, values = (
-            part.reshape(b, q, self.heads, h // self.heads) for part in self.project_in.parts(x, 3)
-        )
-        # Normalised before the rotation (QK norm), so that logits stay bounded in bfloat16.
-        queries = rotate(self.query_norm(queries), context.rotation)
-        memory = KeysValues(rotate(self.key_norm(keys), context.rotation), values)
+        queries, memory = self.read(x, context.rotation)
         if cache is not None:
             cache = _write(cache, memory, context.position)
             # Causal up to its own slot, except that all positions of a prefix see all of it.
-            last_visible = jnp.maximum(context.position + jnp.arange(q), context.prefix - 1)
+            last_visible = jnp.maximum(
+                context.position + jnp.arange(x.shape[1]), context.prefix - 1
+            )
             is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
             mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
         else:
@@ -105,7 +166,22 @@ class SelfAttention(nnx.Module):
                 is_allowed=context.is_allowed,
             )
         # b q heads c -> b q (heads c)
-        return self.project_out(mixed.reshape(b, q, h)), cache
+        return self.project_out(mixed.reshape(x.shape)), cache
+
+    def read(
+        self, x: Float[Array, "b q h"], angles: Rotation
+    ) -> tuple[Float[Array, "b q a c"], KeysValues]:
+        """Return the queries of frames, and their keys and values."""
+        b, q, h = x.shape
+        if self.kv_heads is None:
+            parts = self.project_in.parts(x, 3)
+        else:
+            parts = [self.project_query(x), *self.project_memory.parts(x, 2)]
+        # b q (heads c) -> b q heads c
+        queries, keys, values = (part.reshape(b, q, -1, h // self.heads) for part in parts)
+        # Normalised before the rotation (QK norm), so that logits stay bounded in bfloat16.
+        queries = rotate(self.query_norm(queries), angles)
+        return queries, KeysValues(rotate(self.key_norm(keys), angles), values)
 
 
 def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""] | int) -> KeysValues:

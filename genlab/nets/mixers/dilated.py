@@ -60,6 +60,10 @@ class Dilated(Config):
         taps = 2 if shape.is_causal else 3
         return 2.0 * positions * (2 * taps + 1) * shape.width**2
 
+    def step_flops(self, shape: LayerShape, positions: int, slots: int) -> float:
+        """Return as many as all at once."""
+        return self.flops(shape, positions, positions * slots)
+
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
         """Return all of them: the cache holds the layer's inputs."""
         return self.flops(shape, 1, slots)
