@@ -154,8 +154,7 @@ class DepthConfig(Config):
         )
 
     def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
-        """Return the shape of the depth transformer; its mixers and numerics are those of the temporal
-        one.
+        """Return the shape of the depth transformer; all else is that of the temporal one.
 
         Raises:
             ConfigError: if its layers are no multiple of the mixers that take turns.

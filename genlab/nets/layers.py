@@ -11,7 +11,10 @@ from genlab.nets.feedforward import Gated
 from genlab.nets.layer import FeedForward, Mixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.mixers.grouped import GroupedAttention
+from genlab.nets.mixers.mamba2 import Mamba2
+from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
 
-AnyMixer = Annotated[Mixer, Open(Attention, Window, Dilated)]
+AnyMixer = Annotated[Mixer, Open(Attention, GroupedAttention, Window, S4D, Mamba2, Dilated)]
 AnyFeedForward = Annotated[FeedForward, Open(Gated)]

@@ -4,6 +4,8 @@ The promises that all mixers share (padding, batch mates, causality, FLOPs, deco
 `genlab check`, run here on each of them.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,14 @@ from flax import nnx
 from genlab.config import ConfigError
 from genlab.decoders.depth import DepthConfig
 from genlab.nets.attention import KeysValues, attend_nearby
-from genlab.nets.backbone import Backbone, BackboneConfig, decode_flops
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
 from genlab.nets.context import Context
 from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.mixers.grouped import GroupedAttention
+from genlab.nets.mixers.mamba2 import Mamba2, Signals, read_states
+from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
 from genlab.nets.rotary import rotation
 from genlab.studies.contract.mixer import check_mixer
@@ -27,10 +32,17 @@ SHAPE = {"width": WIDTH, "layers": 2, "heads": HEADS}
 CHANNELS = WIDTH // HEADS
 # What one layer keeps of t frames, in numbers.
 KEPT = {
-    "one head of keys": (Attention(kv_heads=1), lambda t: 2 * t * 1 * CHANNELS),
-    "two heads of keys": (Attention(kv_heads=2), lambda t: 2 * t * 2 * CHANNELS),
+    "one head of keys": (GroupedAttention(kv_heads=1), lambda t: 2 * t * 1 * CHANNELS),
+    "two heads of keys": (GroupedAttention(kv_heads=2), lambda t: 2 * t * 2 * CHANNELS),
     "window": (Window(frames=5), lambda t: 2 * min(t, 5) * WIDTH),
     "sinks": (Window(frames=4, sinks=True, kv_heads=2), lambda t: 2 * min(t, 4) * 2 * CHANNELS),
+}
+KEPT |= {
+    "s4d": (S4D(states=4), lambda t: 2 * WIDTH * 4),
+    "mamba2": (
+        Mamba2(states=6, head_channels=8),
+        lambda t: 2 * WIDTH * 6 + 3 * (2 * WIDTH + 2 * 6),
+    ),
 }
 MIXERS = {name: mixer for name, (mixer, _) in KEPT.items()}
 
@@ -79,29 +91,143 @@ def test_a_mixer_keeps_the_promises_of_all(name):
     assert [finding for finding in findings if finding.problem] == []
 
 
+# More than two chunks of a state space or of queries, and more than three windows.
+NUM_FRAMES = 150
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_decoding_is_the_whole_clip_from_a_cache_of_the_stated_size(name):
     mixer, kept = KEPT[name]
-    backbone, x = build(mixer), frames(19)
+    backbone, x = build(mixer), frames(NUM_FRAMES)
     out, cache = decode(backbone, x)
-    np.testing.assert_allclose(out, run(backbone, x), atol=2e-5)
+    np.testing.assert_allclose(out, run(backbone, x), atol=1e-4)
     for layer in cache.layers:
-        assert sum(leaf.size for leaf in jax.tree.leaves(layer)) == 2 * kept(19)
-        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(layer))
+        assert sum(leaf.size for leaf in jax.tree.leaves(layer)) == 2 * kept(NUM_FRAMES)
+
+
+def run_state(merge, state, x):
+    return run(merge(state), x)
+
+
+def decode_state(merge, state, x):
+    return decode(merge(state), x)[0]
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_the_cost_of_decoding_is_that_of_its_trace(name):
-    backbone, num_frames = build(MIXERS[name]), 11
-    graph, state = nnx.split(backbone)
-    run = lambda state, x: decode(nnx.merge(graph, state), x)[0]  # noqa: E731
-    walked = count_flops(run, state, frames(num_frames, num_examples=1))
-    assert decode_flops(backbone.config, num_frames) == pytest.approx(walked, rel=1e-9)
+def test_the_costs_are_those_of_the_traces(name):
+    x = frames(NUM_FRAMES, num_examples=1)
+    for is_causal in (True, False):
+        backbone = build(MIXERS[name], is_causal=is_causal)
+        graph, state = nnx.split(backbone)
+        both = partial(nnx.merge, graph)
+        whole = count_flops(partial(run_state, both), state, x)
+        stated = backbone_flops(backbone.config, NUM_FRAMES, is_causal=is_causal)
+        assert stated == pytest.approx(whole, rel=1e-9)
+        if is_causal:
+            walked = count_flops(partial(decode_state, both), state, x)
+            assert decode_flops(backbone.config, NUM_FRAMES) == pytest.approx(walked, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["s4d", "mamba2"])
+def test_a_clip_backwards_comes_out_backwards_if_directions_are_exchanged(name):
+    """Half of the channels, or heads, run from the end to the beginning."""
+    mixer = MIXERS[name]
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=False)
+    one = mixer.build(shape, key=jax.random.key(5))
+    other = mixer.build(shape, key=jax.random.key(5))
+    swapped = nnx.state(other, nnx.Param)
+    # Parameters of a state space: the channels of one direction go to the other.
+    for path, leaf in nnx.to_flat_state(swapped):
+        value = leaf[...]
+        if path[0] in ("decay", "frequency", "log_step", "real", "imaginary", "skip"):
+            leaf[...] = jnp.roll(value, value.shape[0] // 2, axis=0)
+        if path[0] in ("step_bias", "log_rate"):
+            leaf[...] = jnp.roll(value, value.shape[0] // 2, axis=0)
+        if name == "s4d" and path[0] == "project_out":
+            leaf[...] = jnp.roll(value, WIDTH // 2, axis=0)
+        if name == "mamba2" and path[0] in ("kernel", "project_in", "norm", "project_out"):
+            leaf[...] = exchange(path[0], value)
+    nnx.update(other, swapped)
+    x = frames(NUM_FRAMES)
+    if name == "s4d":
+        other_x = jnp.roll(x, WIDTH // 2, axis=2)
+    else:
+        other_x = x
+    places = jnp.broadcast_to(jnp.arange(NUM_FRAMES), x.shape[:2])
+    context = Context(rotation(places, CHANNELS), places >= 0, is_causal=False)
+    expected = jax.jit(lambda x: one(x, context)[0])(x)
+    found = jax.jit(lambda x: other(x, context)[0])(other_x[:, ::-1])[:, ::-1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def exchange(part, value):
+    """Return a parameter of Mamba-2 with the channels of both directions exchanged: z and x, 64
+    channels each, then B and C, 6 each, then 8 steps.
+    """
+    if part in ("norm", "project_out"):
+        return jnp.roll(value, WIDTH, axis=0)
+    if part == "kernel":
+        return jnp.concatenate([jnp.roll(value[:, :64], 32, axis=1), value[:, 64:]], axis=1)
+    z, x, shared, steps = jnp.split(value, (64, 128, 140), axis=1)
+    turned = (jnp.roll(z, 32, axis=1), jnp.roll(x, 32, axis=1), shared, jnp.roll(steps, 4, axis=1))
+    return jnp.concatenate(turned, axis=1)
+
+
+def test_s4d_is_a_convolution_by_fft():
+    """The kernel is written down again from the paper; transforms of twice the length."""
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=True)
+    mixer = S4D(states=4).build(shape, key=jax.random.key(5))
+    x = frames(NUM_FRAMES)
+    rate = -np.exp(mixer.decay[...]) + 1j * np.asarray(mixer.frequency[...])
+    turn = np.exp(rate * np.exp(mixer.log_step[...])[:, None])
+    assert (np.abs(turn) < 1).all()
+    gain = (mixer.real[...] + 1j * np.asarray(mixer.imaginary[...])) * (turn - 1) / rate
+    kernel = 2 * (gain[None] * turn[None] ** np.arange(NUM_FRAMES)[:, None, None]).real.sum(2)
+    size = 2 * NUM_FRAMES
+    product = np.fft.rfft(x, size, axis=1) * np.fft.rfft(kernel, size, axis=0)[None]
+    expected = np.fft.irfft(product, size, axis=1)[:, :NUM_FRAMES] + np.asarray(x)
+    np.testing.assert_allclose(mixer.convolve(x), expected, atol=1e-5)
+
+
+def test_mamba2_is_its_recurrence():
+    key = iter(jax.random.split(jax.random.key(0), 4))
+    written = jax.random.normal(next(key), (2, NUM_FRAMES, 3, 5))
+    log_decay = -jax.random.uniform(next(key), (2, NUM_FRAMES, 3))
+    entering, leaving = (jax.random.normal(next(key), (2, NUM_FRAMES, 4)) for _ in range(2))
+    state, expected = np.zeros((2, 3, 5, 4)), []
+    for t in range(NUM_FRAMES):
+        state = np.exp(log_decay[:, t])[..., None, None] * state
+        state = state + np.einsum("bap,bn->bapn", written[:, t], entering[:, t])
+        expected.append(np.einsum("bapn,bn->bap", state, leaving[:, t]))
+    found = jax.jit(read_states)(Signals(written, log_decay, entering, leaving))
+    np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-4)
+
+
+def test_heads_of_mamba2_must_divide_its_channels():
+    told = r"^backbone\.mixer\.head_channels=48 does not divide the expand \* width=64 inner"
+    with pytest.raises(ConfigError, match=told):
+        build(Mamba2(head_channels=48))
+    # One head cannot be half backwards.
+    build(Mamba2(head_channels=64))
+    with pytest.raises(ConfigError, match=r"an even number of heads; set it to a divisor of 32"):
+        build(Mamba2(head_channels=64), is_causal=False)
+
+
+@pytest.mark.parametrize("name", ["s4d", "mamba2"])
+def test_states_are_float32_in_bfloat16_runs(name):
+    config = BackboneConfig(**SHAPE, mixer=MIXERS[name], dtype="bfloat16")
+    backbone = Backbone(config, key=jax.random.key(0), is_causal=True)
+    x = frames(NUM_FRAMES).astype(jnp.bfloat16)
+    out, cache = decode(backbone, x)
+    assert out.dtype == jnp.bfloat16 and cache.layers[0][-1].dtype == jnp.float32
+    np.testing.assert_allclose(
+        out.astype(jnp.float32), run(backbone, x).astype(jnp.float32), atol=0.2
+    )
 
 
 def test_shared_heads_are_heads_with_the_same_weights():
-    """Two heads of keys and values serve four heads: heads 0 and 1 the first, 2 and 3 the second."""
-    shared, plain = build(Attention(kv_heads=2)), build(Attention())
+    """Of two heads of keys and values, heads 0 and 1 read the first, 2 and 3 the second."""
+    shared, plain = build(GroupedAttention(kv_heads=2)), build(Attention())
     source, target = shared.layers.attention, plain.layers.attention
     memory = source.project_memory.kernel[...].reshape(2, WIDTH, 2, 2, CHANNELS)
     repeated = jnp.repeat(memory, 2, axis=3).reshape(2, WIDTH, 2 * WIDTH)
@@ -120,7 +246,7 @@ def test_shared_heads_are_heads_with_the_same_weights():
 
 def test_heads_of_keys_must_divide_the_heads():
     told = r"^backbone\.mixer\.kv_heads=3 does not divide heads=4,.*set it to a divisor"
-    for mixer in (Attention(kv_heads=3), Window(kv_heads=3)):
+    for mixer in (GroupedAttention(kv_heads=3), Window(kv_heads=3)):
         with pytest.raises(ConfigError, match=told):
             build(mixer)
 
@@ -150,7 +276,8 @@ def test_chunks_of_a_window_are_all_pairs_at_once(is_causal):
     near = (ahead < 40) & ((ahead >= 0) if is_causal else (ahead > -40))
     logits = np.einsum("bqac,bsac->baqs", queries, keys) / np.sqrt(8)
     logits = np.where((near & np.asarray(is_valid)[:, None, :])[:, None], logits, -np.inf)
-    total = np.log(np.exp(logits).sum(-1))
+    # Where no key may be read, behind the end, the sum is 0.
+    total = np.log(np.maximum(np.exp(logits).sum(-1), 1e-30))
     expected = np.einsum("baqs,bsac->bqac", np.exp(logits - total[..., None]), values)
     for example, length in enumerate((300, 250)):
         np.testing.assert_allclose(out[example, :length], expected[example, :length], atol=1e-5)

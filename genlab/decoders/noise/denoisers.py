@@ -21,7 +21,6 @@ from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
-from genlab.nets.mixers.attention import Attention
 
 # Sinusoids that describe the noise level to the network.
 LEVEL_CHANNELS = 256
@@ -104,8 +103,6 @@ class StableAudioNetwork(Config):
         for mixer in task.backbone.period:
             if mixer.kind != "attention":
                 asked["mixer.kind"], found["mixer.kind"] = "attention", mixer.kind
-            elif isinstance(mixer, Attention):
-                asked["mixer.kv_heads"], found["mixer.kv_heads"] = None, mixer.kv_heads
         for field, only in asked.items():
             if found[field] != only:
                 raise ConfigError(

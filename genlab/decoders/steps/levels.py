@@ -167,7 +167,7 @@ def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
         raise ConfigError(
             f"decoder.is_per_level=True: backbone.mixer={kinds} has no single projection that each "
             "level could have for itself; use decoder.is_per_level=False, or "
-            "backbone.mixer.kind=attention without kv_heads"
+            "backbone.mixer.kind=attention"
         )
     for module in (backbone.layers.mixer, backbone.layers.ffn):
         entering = ("project_in", 1.0, COLUMNS)

@@ -3,23 +3,21 @@
 
 In: frames [b t h], normalised, and the shared `Context`. Out: the same, to be added to the stream.
 Queries and keys are normalised (QK-norm, 2010.04245) and rotated (RoPE, 2104.09864). The cache
-holds the keys and values of every slot: 2 t g c numbers per layer and clip. Fewer heads of keys and
-values than of queries (GQA, 2305.13245; one is MQA, 1911.02150) make it smaller.
+holds the keys and values of every slot: 2 t h numbers per layer and clip.
 
 Extra axis letters here: a attention heads, g heads of keys and values, c channels per head, q
 queries, s keys.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import pydantic
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.config import Config, ConfigError, added
+from genlab.config import Config
 from genlab.machine.sharding import COLUMNS, ROWS, compiled_platform
 from genlab.nets.attention import KeysValues, attend, attend_within, missing_positions
 from genlab.nets.context import Context
@@ -33,34 +31,19 @@ class Attention(Config):
     """Every frame reads all others, or all earlier ones."""
 
     kind: Literal["attention"] = "attention"
-    kv_heads: Annotated[int, pydantic.Field(ge=1, le=4096)] | None = added(None)
-    """Heads of keys and values, each shared by heads / kv_heads heads of queries; None gives every
-    head its own. 1 is multi-query attention.
-    """
     part: ClassVar[str] = "attention"
     chooses: ClassVar[bool] = True
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> "SelfAttention":
-        """Return the mixer of one layer.
-
-        Raises:
-            ConfigError: if `kv_heads` does not divide the heads.
-        """
-        kv_heads = count_kv_heads(self.kv_heads, shape)
-        return SelfAttention(
-            shape.width, shape.heads, kv_heads, key=key, output_scale=shape.output_scale
-        )
+        """Return the mixer of one layer."""
+        return SelfAttention(shape.width, shape.heads, key=key, output_scale=shape.output_scale)
 
     def number(self, stacked: "SelfAttention", places: Int[Array, "l"]) -> None:
         """Tell stacked layers their places: all are alike."""
 
     def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> KeysValues:
-        """Return empty keys and values.
-
-        Raises:
-            ConfigError: if `kv_heads` does not divide the heads.
-        """
-        return empty_memory(shape, count_kv_heads(self.kv_heads, shape), num_examples, num_slots)
+        """Return empty keys and values."""
+        return empty_memory(shape, None, num_examples, num_slots)
 
     def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
         """Return the positions that complete the tiles of the kernel for this platform."""
@@ -68,34 +51,18 @@ class Attention(Config):
         return missing_positions(compiled_platform(), split, x.dtype, has_pairs)
 
     def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
-        """Return those of the projections, and of scores and weighted sums over pairs."""
-        return positions * projection_flops(self.kv_heads, shape) + 4.0 * shape.width * pairs
+        """Return those of four projections, and of scores and weighted sums over pairs."""
+        return 8.0 * positions * shape.width**2 + 4 * shape.width * pairs
 
     def step_flops(self, shape: LayerShape, positions: int, slots: int) -> float:
         """Return those where each position reads every slot."""
         return self.flops(shape, positions, positions * slots)
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
-        """Return those of the scores, the weighted sums, the outputs, and the queries if they are
-        not projected together with keys and values.
+        """Return those of the scores, the weighted sums, and the projections of queries and
+        outputs.
         """
-        projections = shape.width if self.kv_heads is None else 2 * shape.width
-        return 2.0 * shape.width * (projections + 2 * slots)
-
-
-def count_kv_heads(kv_heads: int | None, shape: LayerShape) -> int | None:
-    """Return the heads of keys and values of a layer, None where every head has its own.
-
-    Raises:
-        ConfigError: if they do not divide the heads.
-    """
-    if kv_heads is not None and shape.heads % kv_heads:
-        raise ConfigError(
-            f"backbone.mixer.kv_heads={kv_heads} does not divide heads={shape.heads}, and each "
-            "head of keys and values serves equally many heads of queries; set it to a divisor, or "
-            "to null"
-        )
-    return kv_heads
+        return 2.0 * shape.width * (shape.width + 2 * slots)
 
 
 def empty_memory(
@@ -104,11 +71,6 @@ def empty_memory(
     """Return so many empty slots of keys and values."""
     cache_shape = (num_examples, num_slots, kv_heads or shape.heads, shape.head_channels)
     return KeysValues(jnp.zeros(cache_shape, shape.dtype), jnp.zeros(cache_shape, shape.dtype))
-
-
-def projection_flops(kv_heads: int | None, shape: LayerShape) -> float:
-    """Return the FLOPs per position of the projections to queries, keys, values and outputs."""
-    return 4.0 * shape.width * (shape.width + (kv_heads or shape.heads) * shape.head_channels)
 
 
 class SelfAttention(nnx.Module):

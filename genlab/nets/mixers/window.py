@@ -33,12 +33,8 @@ from genlab.nets.attention import (
 )
 from genlab.nets.context import Context
 from genlab.nets.layer import LayerShape
-from genlab.nets.mixers.attention import (
-    SelfAttention,
-    count_kv_heads,
-    empty_memory,
-    projection_flops,
-)
+from genlab.nets.mixers.attention import SelfAttention, empty_memory
+from genlab.nets.mixers.grouped import count_kv_heads, projection_flops
 from genlab.nets.mixers.stepwise import one_by_one
 from genlab.nets.param import vector
 
@@ -130,11 +126,13 @@ class WindowAttention(SelfAttention):
         if cache is not None:
             return one_by_one(self._step, x, context, cache)
         queries, memory = self.read(x, context.rotation)
-        rule = {"is_causal": context.is_causal}
+        is_valid, is_causal = context.is_valid, context.is_causal
         if self.sinks is None:
-            mixed = attend_within(queries, memory, context.is_valid, window=self.frames, **rule)
+            mixed = attend_within(
+                queries, memory, is_valid, is_causal=is_causal, window=self.frames
+            )
         else:
-            near = attend_nearby(queries, memory, context.is_valid, self.frames, **rule)
+            near = attend_nearby(queries, memory, is_valid, self.frames, is_causal=is_causal)
             mixed = self._drained(*near)
         # b q heads c -> b q (heads c)
         return self.project_out(mixed.reshape(x.shape)), None
