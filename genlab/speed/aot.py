@@ -414,7 +414,7 @@ def _attention(plan: CompilePlan, kernels: dict[str, int]) -> str:
         return "splash"
     net = plan.run.backbone
     mixers = list(dict.fromkeys(mixer.kind for mixer in net.period))
-    if "attention" not in mixers:
+    if all(mixer.part != "attention" for mixer in net.period):
         return f"none: {', '.join(mixers)} mixer"
     shape = (1, plan.run.data.num_frames + plan.num_symbols, net.heads, net.width // net.heads)
     return "plain: " + (

@@ -5,6 +5,7 @@ The promises that all mixers share (padding, batch mates, causality, FLOPs, deco
 """
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import nnx
 
 from genlab.config import ConfigError
 from genlab.decoders.depth import DepthConfig
-from genlab.nets.attention import KeysValues, attend_nearby
+from genlab.nets.attention import KeysValues, attend_nearby, causal_chunks
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
 from genlab.nets.context import Context
 from genlab.nets.flops import count_flops
@@ -27,6 +28,8 @@ from genlab.nets.mixers.window import Window
 from genlab.nets.rotary import rotation
 from genlab.studies.contract.mixer import check_mixer
 
+ROOT = Path(__file__).parents[2]
+DEFAULTS = (Attention(), GroupedAttention(), Window(), S4D(), Mamba2(), Dilated())
 WIDTH, HEADS = 32, 4
 SHAPE = {"width": WIDTH, "layers": 2, "heads": HEADS}
 CHANNELS = WIDTH // HEADS
@@ -223,6 +226,28 @@ def test_states_are_float32_in_bfloat16_runs(name):
     np.testing.assert_allclose(
         out.astype(jnp.float32), run(backbone, x).astype(jnp.float32), atol=0.2
     )
+
+
+def test_the_table_of_costs_is_what_the_formulas_say():
+    """docs/backbones.md: width 256, 4 heads, defaults, causal."""
+    shape = BackboneConfig(width=256, heads=4).layer_shape(is_causal=True)
+    pairs = sum((stop - start) * keys for start, stop, keys in causal_chunks(832, 0))
+    text = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+
+    def size(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    for mixer in DEFAULTS:
+        built = nnx.eval_shape(lambda mixer=mixer: mixer.build(shape, key=jax.random.key(0)))
+        steps = (mixer.step_flops(shape, 1, t) for t in (500, 3000))
+        costs = (mixer.flops(shape, 832, pairs) / 832, *steps)
+        kept = [
+            size(jax.eval_shape(lambda mixer=mixer, t=t: mixer.empty(shape, 1, t)))
+            for t in (500, 3000)
+        ]
+        cells = [f"{size(nnx.state(built, nnx.Param)):,}", *(f"{cost / 1e6:.3f}" for cost in costs)]
+        row = " | ".join([f"| `{mixer.kind}`", *cells, *(f"{count:,}" for count in kept)]) + " |"
+        assert row in text, row
 
 
 def test_shared_heads_are_heads_with_the_same_weights():
