@@ -42,6 +42,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "init",
+    "launch",
     "listen",
     "pull",
     "report",

@@ -22,13 +22,15 @@ WHOLE_NUMBERS = {
     "slots": (1, 1024),
     "levels": (1, 1024),
     "seeds": (1, 1000),
+    "attempts": (1, 100),
+    "wait": (1, 720),
 }
 
 
 # Commands that leave what they have done, so that giving them again does the rest.
-RESUMING = {"compare", "train", "tune", "evaluate", "data", "budget", "sweep"}
+RESUMING = {"compare", "train", "tune", "evaluate", "data", "budget", "sweep", "launch"}
 # Commands that compute; their compiled programs are kept for the next.
-COMPILING = RESUMING | {"sample"}
+COMPILING = (RESUMING - {"launch"}) | {"sample"}
 AGAIN = "the same command starts from the beginning"
 
 

@@ -399,6 +399,13 @@ def init(arguments: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def launch(arguments: argparse.Namespace, command: str) -> int:
+    """Run a comparison on a rented slice."""
+    from genlab.cli.launch import launch as launch_there
+
+    return launch_there(_load(arguments, Comparison), arguments)
+
+
 def doctor(arguments: argparse.Namespace, command: str) -> int:
     """Print what this machine has."""
     from genlab.cli.doctor import examine

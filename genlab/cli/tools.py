@@ -56,6 +56,87 @@ def add_machine(add: AddCommand) -> None:
         metavar="FILE",
         help="keep the last compiled program, for use on such a slice",
     )
+    _add_launch(add)
+
+
+def _add_launch(add: AddCommand) -> None:
+    command = add(
+        "launch",
+        (
+            "Run a comparison on a rented TPU slice: check, rent, install, run, follow, pull the "
+            "report, delete the slice. Without --yes it checks and prints the steps."
+        ),
+        "genlab launch quickstart --tpu v5litepod-16 --zone us-west4-a --bucket gs://my-runs",
+    )
+    takes_config(command)
+    # Required options and not positions: each is a decision that should stand in a shell's history.
+    command.add_argument("--tpu", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ...")
+    command.add_argument("--zone", required=True, help="for example us-west4-a")
+    command.add_argument(
+        "--bucket",
+        required=True,
+        metavar="gs://BUCKET[/PREFIX]",
+        help="where the run directory and a shared cache go; it must exist",
+    )
+    command.add_argument(
+        "--yes", action="store_true", help="carry the steps out: this rents the slice"
+    )
+    command.add_argument(
+        "--spot", action="store_true", help="a spot slice: cheaper, and may be taken away"
+    )
+    command.add_argument(
+        "--keep", action="store_true", help="do not delete the slice at the end; it stays billed"
+    )
+    command.add_argument(
+        "--price-per-chip-hour",
+        type=float,
+        metavar="PRICE",
+        help="what a chip costs an hour, from cloud.google.com/tpu/pricing: prints what that makes",
+    )
+    command.add_argument(
+        "--executor",
+        choices=["gcloud", "skypilot"],
+        default="gcloud",
+        help="who rents: gcloud (default), or SkyPilot, which replaces slices by itself",
+    )
+    _add_launch_details(command)
+
+
+def _add_launch_details(command: argparse.ArgumentParser) -> None:
+    # What a first launch does not need to know.
+    command.add_argument(
+        "--attempts",
+        type=whole,
+        default=5,
+        help="slices to rent one after the other when they are taken away (default 5)",
+    )
+    command.add_argument(
+        "--wait",
+        type=whole,
+        default=6,
+        metavar="HOURS",
+        help="how long the request may wait in the queue before it expires (default 6)",
+    )
+    command.add_argument("--project", help="Google Cloud project (default: that of gcloud)")
+    command.add_argument(
+        "--runtime-version", help="system image of the hosts (default: Google's for JAX)"
+    )
+    command.add_argument(
+        "--no-estimate",
+        action="store_true",
+        help="do not compile for the slice first, which takes a minute per arm",
+    )
+    command.add_argument(
+        "--source",
+        type=local,
+        metavar="FOLDER",
+        help="checkout that the hosts install (default: the one that this genlab runs from)",
+    )
+    command.add_argument(
+        "--out",
+        type=local,
+        help="folder for the archive and the pulled run (default: runs/launch-NAME)",
+    )
 
 
 def add_own(add: AddCommand) -> None:

@@ -71,6 +71,7 @@ DEEP = {
     256: "4x8x8",
     512: "8x8x8",
 }
+FLAT_GENERATIONS = ("v5e", "v6e")  # of two axes, and named by chips, where others count cores
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "v7x": "tpu7x"}
 
 
@@ -87,8 +88,8 @@ class Topology(NamedTuple):
         return self.chip.devices_per_chip * _count(self.compiler_name.split(":")[1])
 
 
-def find_topology(name: str) -> Topology:
-    """Return the slice that `name` means.
+def find_topology(name: str, option: str = "--topology") -> Topology:
+    """Return the slice that `name` means; `option` is where a person wrote it.
 
     Raises:
         GenlabError: if there is no such slice.
@@ -97,24 +98,23 @@ def find_topology(name: str) -> Topology:
     generation = ALIASES.get(found[1], found[1]) if found else ""
     if not found or generation not in CHIPS:
         raise GenlabError(
-            f"--topology {name}: expected GENERATION-NUMBER or GENERATION:AxB[xC] with one of "
+            f"{option} {name}: expected GENERATION-NUMBER or GENERATION:AxB[xC] with one of "
             f"{', '.join(CHIPS)}, for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
         )
     # v5e and v6e are named by chips (v5e-16); the others by cores, two of which make a chip.
-    is_flat = generation in ("v5e", "v6e")
+    is_flat = generation in FLAT_GENERATIONS
     shapes = FLAT if is_flat else DEEP
     chips = _count(found[3]) if found[3] else int(found[2]) // (1 if is_flat else 2)
     if found[3] is None and (chips not in shapes or (not is_flat and int(found[2]) % 2)):
         known = ", ".join(f"{generation}-{size * (1 if is_flat else 2)}" for size in shapes)
         raise GenlabError(
-            f"--topology {name}: no slice of this size; known are {known}, or give its shape"
+            f"{option} {name}: no slice of this size; known are {known}, or give its shape"
         )
     shape = found[3] or shapes[chips]
     # A shape of the wrong rank would only fail inside libtpu, with a text that names no option.
     if shape.count("x") != (1 if is_flat else 2):
         raise GenlabError(
-            f"--topology {name}: {generation} has {2 if is_flat else 3} axes, for example "
-            f"{shapes[8]}"
+            f"{option} {name}: {generation} has {2 if is_flat else 3} axes, for example {shapes[8]}"
         )
     return Topology(CHIPS[generation], f"{generation}:{shape}", _options(generation, shape))
 

@@ -49,7 +49,7 @@ class _Copy:
         self.root.mkdir(parents=True)
         start = len(self.url.removeprefix(SCHEME)) + 1
         names = [path[start:] for path in self._files.find(self.url) if not path.endswith("/")]
-        names = [name for name in names if name and _is_mirrored(name)]
+        names = [name for name in names if name and is_mirrored(name)]
         self._files.get(
             [f"{self.url}/{name}" for name in names],
             [str(inside(self.root, name)) for name in names],
@@ -106,7 +106,7 @@ class _Copy:
         for path in under.rglob("*"):
             name = path.relative_to(self.root).as_posix()
             with contextlib.suppress(FileNotFoundError):
-                if _is_mirrored(name) and path.is_file():
+                if is_mirrored(name) and path.is_file():
                     state = path.stat()
                     states[name] = (state.st_size, state.st_mtime_ns, state.st_ino)
         return states
@@ -229,7 +229,8 @@ def _copy_of(path: Path) -> _Copy | None:
     return next((copy for copy in _COPIES if path.is_relative_to(copy.root)), None)
 
 
-def _is_mirrored(name: str) -> bool:
+def is_mirrored(name: str) -> bool:
+    """Return whether a file of a run directory, by its place in it, is part of the local copy."""
     parts = PurePosixPath(name).parts
     return NOT_MIRRORED.isdisjoint(parts) and not any(
         part.startswith(".") or part.endswith((".tmp", ".partial")) for part in parts

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from genlab.codecs.frozen import SHIPPED
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
+from genlab.experiment import Comparison
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
 from genlab.run.trust import find_code
 from genlab.sweeps.page import SweepRun
@@ -59,12 +60,17 @@ def command_of(out: Path, run: SweepRun) -> list[str]:
 
 
 def names_of(run: SweepRun) -> list[str]:
-    """Return overrides that say again what the page names.
+    """Return overrides that say again what the page names, as `names_in` does for its config."""
+    return names_in(run.config)
+
+
+def names_in(config: Comparison) -> list[str]:
+    """Return overrides that say again which code and which codec a person named.
 
     By itself a config.json runs no code and downloads nothing. They change no value.
     """
-    codec = run.config.data.codec
-    code = dict(find_code(run.config.to_dict()))
+    codec = config.data.codec
+    code = dict(find_code(config.to_dict()))
     named = code if codec in (SHIPPED, None) else {"data.codec": codec, **code}
     return [f"{field}={json.dumps(text)}" for field, text in named.items()]
 
@@ -147,11 +153,18 @@ def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> 
         if read_state(run, out).state in ("finished", "failed"):
             continue
         task = sky.Task.from_yaml(str(task_file))
-        places = {"CONFIG": str(config_path(out, run)), "RUN": f"{out.name}/runs/{run.id}"}
-        task.update_envs({**places, "NAMED": " ".join(names_of(run))})
+        place = f"{out.name}/runs/{run.id}"
+        task.update_envs(cloud_places(str(config_path(out, run)), place, names_of(run)))
         sky.jobs.launch(task, name=run.id)
         names.append(run.id)
     return names
+
+
+def cloud_places(config: str, run: str, named: Sequence[str]) -> dict[str, str]:
+    """Return the variables of sweeps/cloud/tpu.yaml: a config as the hosts see it, where the run
+    directory lies in the bucket, and overrides as `names_of` gives them.
+    """
+    return {"CONFIG": config, "RUN": run, "NAMED": " ".join(named)}
 
 
 def _start(run: SweepRun, out: Path) -> _Worker:

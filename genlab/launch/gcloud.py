@@ -1,0 +1,249 @@
+"""A slice through `gcloud`: a queued resource, its hosts over SSH.
+
+The commands are those of Google's reference, read 2026-11 and compared with Cloud SDK's own
+definitions:
+
+- docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources/create, describe, delete
+- docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm/ssh (`--worker=all --command`), scp
+- docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/accelerator-types/list
+- docs.cloud.google.com/tpu/docs/queued-resources for the states of a request
+
+A request that has ended (FAILED, SUSPENDED) still counts against the quota until it is deleted.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+
+from genlab.config import GenlabError
+from genlab.launch.job import ARCHIVE, SCRIPTS, SIGHT, STARTS, Job
+from genlab.launch.rental import Finding, Rental, Say, Sight, Step
+from genlab.launch.slices import Slice
+from genlab.launch.tool import ToolError, call_tool, find_fix
+from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
+
+POLL_S = 20.0
+ASKS_S = 120.0  # a question, and a request that does not wait for its outcome
+COPIES_S = 900.0
+INSTALLS_S = 1800.0
+DELETES_S = 1200.0
+SSH_TRIES = 3  # hosts that are ACTIVE may still be starting their SSH
+MISSED = 15  # polls without a trace of the request
+_ENDED = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
+_TPUS = ("gcloud", "compute", "tpus")
+
+
+class GcloudRental(Rental):
+    """A queued resource with one node; both have the name of the job's machine."""
+
+    tool = "gcloud"
+    where_to_get = "install it: cloud.google.com/sdk/docs/install"
+
+    def __init__(self, rented: Slice, job: Job, project: str = ""):
+        super().__init__(rented, job)
+        # Nobody is there to answer a question, for example about a new SSH key.
+        self._at = (f"--zone={rented.zone}", *((f"--project={project}",) if project else ()))
+        self._project = project
+        self._starts_left = STARTS
+
+    def steps(self) -> Sequence[Step]:
+        """Return the commands in order."""
+        return (
+            Step("ask for the slice; a request that waits longer expires", self._create()),
+            Step("wait until its state is ACTIVE", self._describe()),
+            Step("copy the source to every host", self._copy()),
+            Step("install it there", self._ssh(self._install)),
+            Step("start the comparison; it runs on without this terminal", self._ssh(self._start)),
+            Step("look, until every host has an exit code", self._ssh(self._look)),
+            Step("delete the slice", self._delete()),
+        )
+
+    def check(self) -> Iterator[Finding]:
+        """Yield whether a project is set, the zone has such slices, and one is already there."""
+        project = self._project
+        if not project:
+            project = call_tool(("gcloud", "config", "get-value", "project"), ASKS_S).strip()
+        if project in ("", "(unset)"):
+            text = "no project is set; run `gcloud config set project PROJECT`, or add --project"
+            yield "!!", text
+            return
+        yield "ok", f"project {project}"
+        # Both ask the TPU API, so they also show whether it is on and this account may use it.
+        try:
+            offered = call_tool(self._list(), ASKS_S).split()
+            found = self._state()
+        except ToolError as error:
+            yield "!!", str(error)
+            return
+        wanted = self.rented.accelerator
+        if wanted in offered:
+            yield (
+                "ok",
+                f"zone {self.rented.zone} has {wanted}; only the request shows if one is free",
+            )
+        else:
+            some = ", ".join(sorted(offered)[:6]) or "no TPU at all"
+            yield (
+                "!!",
+                f"zone {self.rented.zone} has no {wanted}, but {some}; name another --zone",
+            )
+        if found is not None:
+            yield "--", f"{self.job.machine} is already there ({found}); it is used, or replaced"
+
+    def begin(self, say: Say) -> None:
+        """Ask for the slice unless it is there, wait for it, and start the job unless it runs."""
+        state = self._state()
+        if state in _ENDED:
+            say(f"{self.job.machine}: {state} since an earlier time; deleting the request")
+            self.end()
+            state = None
+        if state is None:
+            kind = "spot" if self.rented.is_spot else "on-demand"
+            say(f"{self.job.machine}: asking for {self.rented.accelerator}, {kind}")
+            call_tool(self._create(), ASKS_S)
+        self._wait(say)
+        # Its source must not be replaced under a job that runs.
+        if "running" in SIGHT.findall(self._reach(self._ssh(self._look), ASKS_S)):
+            say(f"{self.job.machine}: the comparison runs there; following it")
+            return
+        say(f"{self.job.machine}: copying the source and installing it on every host")
+        self._reach(self._copy(), COPIES_S)
+        self._reach(self._ssh(self._install), INSTALLS_S)
+        self._reach(self._ssh(self._start), ASKS_S)
+        say(f"{self.job.machine}: started; its run directory is {self.job.url}")
+
+    def look(self) -> Sight:
+        """Return running until every host has an exit code; a lost job is started again."""
+        if (state := self._state()) != "ACTIVE":
+            return Sight("preempted" if state in (None, *_ENDED) else "waiting")
+        words = SIGHT.findall(call_tool(self._ssh(self._look), ASKS_S))
+        if "gone" in words and self._starts_left:
+            # Killed with the shell around it, for want of memory for example, or restarted. Where
+            # it runs, starting it again does nothing; the others wait for the host that lost it.
+            self._starts_left -= 1
+            call_tool(self._ssh(self._start), ASKS_S)
+            return Sight("running")
+        if "gone" in words:
+            return Sight("ended", EXIT_FAILED)
+        if not words or "running" in words:
+            return Sight("running")
+        codes = [int(word) for word in words]
+        return Sight("ended", max(codes, key=lambda code: code != EXIT_OK))
+
+    def last_words(self) -> str:
+        """Return the last lines of the first host's log."""
+        try:
+            return call_tool(self._ssh("tail -n 40 ~/genlab_launch.log", "0"), ASKS_S)
+        except ToolError:
+            return ""
+
+    def end(self) -> None:
+        """Delete the queued resource and its node, and wait until both are gone."""
+        try:
+            call_tool(self._delete(), DELETES_S)
+        except ToolError as error:
+            if not error.is_not_found:
+                raise
+
+    @property
+    def end_command(self) -> str:
+        """The command that deletes it."""
+        return " ".join(self._delete())
+
+    def _wait(self, say: Say) -> None:
+        """Return when the slice is ACTIVE."""
+        told, missed = "", 0
+        while (state := self._state() or "not listed yet") != "ACTIVE":
+            if state != told:
+                say(f"{self.job.machine}: {state}")
+                told = state
+            # Right after the request it may not be listed for a moment.
+            missed += state == "not listed yet"
+            if missed > MISSED:
+                raise GenlabError(
+                    f"{self.job.machine}: gone while waiting for it; deleted by hand?"
+                )
+            # No limit here for the queue: the request itself has one.
+            if state in _ENDED:
+                reason = self._reason()
+                fix = find_fix(reason) or "try again, or name another --zone"
+                raise GenlabError(f"{self.job.machine}: {state}: {reason}; {fix}")
+            time.sleep(POLL_S)
+
+    def _reach(self, words: Sequence[str], timeout_s: float) -> str:
+        """Call until every host has answered; one of many may still be starting."""
+        for _ in range(SSH_TRIES - 1):
+            try:
+                return call_tool(words, timeout_s)
+            except ToolError:
+                if self._state() != "ACTIVE":
+                    raise
+                time.sleep(POLL_S)
+        return call_tool(words, timeout_s)
+
+    def _state(self) -> str | None:
+        """Return the state of the request, None without one."""
+        try:
+            found = json.loads(call_tool(self._describe(), ASKS_S) or "{}")
+        except ToolError as error:
+            if error.is_not_found:
+                return None
+            raise
+        except ValueError:
+            return "UNKNOWN"
+        return str(found.get("state", {}).get("state", "UNKNOWN"))
+
+    def _reason(self) -> str:
+        """Return why a request has ended."""
+        found = json.loads(call_tool(self._describe(), ASKS_S)).get("state", {})
+        failed = found.get("failedData", {}).get("error", {}).get("message")
+        return failed or f"ended by {found.get('stateInitiator', 'the service')}"
+
+    def _create(self) -> tuple[str, ...]:
+        rented = self.rented
+        return (
+            *(*_TPUS, "queued-resources", "create", self.job.machine, *self._at),
+            f"--node-id={self.job.machine}",
+            f"--accelerator-type={rented.accelerator}",
+            f"--runtime-version={rented.runtime}",
+            *(("--spot",) if rented.is_spot else ()),
+            # A request that nobody waits for any more must not be filled, and billed, at night.
+            f"--valid-until-duration={rented.wait_hours}h",
+            "--async",
+            "--quiet",
+        )
+
+    def _describe(self) -> tuple[str, ...]:
+        where = (self.job.machine, *self._at)
+        return (*_TPUS, "queued-resources", "describe", *where, "--format=json", "--quiet")
+
+    def _delete(self) -> tuple[str, ...]:
+        where = (self.job.machine, *self._at)
+        return (*_TPUS, "queued-resources", "delete", *where, "--force", "--quiet")
+
+    def _list(self) -> tuple[str, ...]:
+        return (*_TPUS, "accelerator-types", "list", *self._at, "--format=value(type)", "--quiet")
+
+    def _copy(self) -> tuple[str, ...]:
+        target = f"{self.job.machine}:{ARCHIVE}"
+        what = (str(self.job.archive), target, *self._at)
+        return (*_TPUS, "tpu-vm", "scp", *what, "--worker=all", "--quiet")
+
+    def _ssh(self, script: str, worker: str = "all") -> tuple[str, ...]:
+        where = (self.job.machine, *self._at, f"--worker={worker}")
+        return (*_TPUS, "tpu-vm", "ssh", *where, f"--command={script}", "--quiet")
+
+    @property
+    def _install(self) -> str:
+        unpack = f"mkdir -p genlab_source && tar -xzf {ARCHIVE} -C genlab_source"
+        return f"{unpack} && bash genlab_source/{SCRIPTS}/install.sh"
+
+    @property
+    def _start(self) -> str:
+        script = f"bash genlab_source/{SCRIPTS}/run.sh"
+        return f"nohup setsid {script} >> genlab_launch.log 2>&1 < /dev/null &"
+
+    @property
+    def _look(self) -> str:
+        # A new host has no scripts.
+        return f"bash genlab_source/{SCRIPTS}/look.sh || echo genlab-job: gone"
