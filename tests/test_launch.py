@@ -3,7 +3,6 @@ is never left behind.
 """
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -124,11 +123,11 @@ def printed_steps(text):
     return [tuple(shlex.split(line)) for line in lines]
 
 
-def test_the_steps_are_printed_and_nothing_is_rented(place, tool, capsys):
+def test_the_steps_are_printed_and_nothing_is_rented(place, tool, capsys, request):
     assert launch(place, "--spot", "--price-per-chip-hour", "1.25") == 0
     told = shown(capsys.readouterr().out, place)
     path = GOLDENS / "launch_gcloud.txt"
-    if os.environ.get("GENLAB_WRITE_GOLDENS"):
+    if request.config.getoption("--update-goldens"):
         path.write_text(told)
     assert told == path.read_text()
     assert tool.verbs() == ["config", "accelerator-types", "describe"]
