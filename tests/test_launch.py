@@ -3,8 +3,10 @@ is never left behind.
 """
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,8 +19,9 @@ from cloud_toys import FakeTool
 from comparison_toys import make_comparison
 
 from genlab.cli import main
-from genlab.launch import errand, gcloud
+from genlab.launch import checks, errand, gcloud
 from genlab.launch.checks import describe_cost, read_estimate
+from genlab.launch.job import Job
 from genlab.launch.slices import find_slice
 from genlab.launch.tool import find_fix
 from genlab.machine.stopping import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USER_ERROR
@@ -138,7 +141,7 @@ def test_what_is_printed_is_what_is_done(place, tool, finished_run, capsys):
     steps = [words for words in printed_steps(capsys.readouterr().out) if "rsync" not in words]
     before = len(tool.calls)
     tool.answer(GOOD)
-    assert launch(place, "--spot", "--yes") == 0
+    assert launch(place, "--spot", "--yes", "--price-per-chip-hour", "1") == 0
     assert set(tool.calls[before:]) - set(tool.calls[:before]) <= set(steps)
     assert [words for words in steps if words not in tool.calls] == []
     done = tool.verbs()[before + 3 :]
@@ -148,7 +151,7 @@ def test_what_is_printed_is_what_is_done(place, tool, finished_run, capsys):
         *(*looks, *looks, "delete"),
     ]
     out, told = capsys.readouterr()
-    assert "report:      out/run/report.html" in out and "deleted after" in told
+    assert "report:      out/run/report.html" in out and "deleted after 0.00 h, at most 0.0" in told
     assert "arms/ar/seed0: stopped, 7/10" in told
     assert (place / "out/run/report.html").read_text() == "<p>the report"
     assert not list(place.glob("out/run/**/checkpoints"))
@@ -239,7 +242,7 @@ def interrupt(monkeypatch, answer=None):
     monkeypatch.setattr(errand, "sleep", press)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: answer is not None, raising=False)
     if answer is not None:
-        monkeypatch.setattr("builtins.input", lambda question: answer)
+        monkeypatch.setattr("builtins.input", lambda: answer)
 
 
 @pytest.mark.parametrize(("answer", "is_deleted"), [(None, True), ("", True), ("n", False)])
@@ -268,6 +271,43 @@ def test_a_slice_that_cannot_be_deleted_is_shouted_about(place, tool, finished_r
     assert launch(place, "--yes") == EXIT_USER_ERROR
     line = only_line(capsys)
     assert "MAY STILL RUN AND BE BILLED" in line and f"delete {machine()}" in line
+
+
+def test_a_signal_ends_a_call_that_hangs_and_deletes_what_it_asked_for(place, tool):
+    tool.answer({**GOOD, "queued-resources create": {"sleep": 600}})
+    words = ["launch", "tiny.json", "--tpu", "v5litepod-16", "--zone", ZONE, "--source", "source"]
+    words += ["--bucket", f"gs://{BUCKET}/{place.name}", "--out", "out", "--no-estimate", "--yes"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genlab.cli", *words],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    while "create" not in tool.verbs() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == EXIT_RESUME and tool.verbs()[-1] == "delete"
+    assert "deleted after" in told and "the same command resumes" in told.splitlines()[-1]
+
+
+def test_a_slice_of_another_size_is_not_taken_for_ours(place, tool, capsys):
+    node = {"node": {"acceleratorType": "v5litepod-4"}}
+    request = {**json.loads(ACTIVE), "tpu": {"nodeSpec": [node]}}
+    tool.answer({**GOOD, "queued-resources describe": json.dumps(request)})
+    assert launch(place, "--yes") == EXIT_USER_ERROR
+    assert "is already there and is a v5litepod-4; delete it first: `gcloud" in only_line(capsys)
+    assert "delete" not in tool.verbs()
+
+
+def test_without_the_compiler_nothing_is_estimated(place, monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    job = Job(make_comparison(), f"gs://{BUCKET}", place / "out", place / "source")
+    rented = find_slice("v6e-8", ZONE, is_spot=True, wait_hours=1)
+    [(sign, text)], hours = checks.estimate(job, rented)
+    assert (sign, hours) == ("--", None)
+    assert text.startswith("memory and steps: not estimated; run `") and "[aot]" in text
 
 
 @pytest.mark.parametrize(

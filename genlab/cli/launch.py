@@ -58,7 +58,8 @@ def launch(config: Comparison, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         print("\nnothing was started; add --yes to carry out these steps")
         return 0
-    wishes = Wishes(arguments.attempts, arguments.keep)
+    hourly = None if price is None else price * rented.chips
+    wishes = Wishes(arguments.attempts, arguments.keep, hourly)
     with Progress() as progress:
         report = carry_out(rental, remote, folder / "run", wishes, progress)
     print(f"report:      {report}\nrun:         {job.url}")

@@ -5,12 +5,12 @@ stops the errand. Nothing is invented: without the TPU compiler nothing is estim
 the one that a person gave.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
 
@@ -97,7 +97,7 @@ def estimate(job: Job, rented: Slice) -> tuple[list[Finding], float | None]:
     Returns:
         Findings, and the least hours that all updates take, None if that is not known.
     """
-    if importlib.util.find_spec("libtpu") is None:
+    if find_spec("libtpu") is None:
         text = f"memory and steps: not estimated; run `{install_command('aot')}` for that"
         return [("--", text)], None
     # The compiler must be configured before jax is imported, which has happened in this process.

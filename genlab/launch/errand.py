@@ -44,10 +44,18 @@ class JobFailed(GenlabError):
 
 
 class Wishes(NamedTuple):
-    """What a person said about the errand: how many slices to try, whether the last one stays."""
+    """What a person said about the errand: how many slices to try, whether the last one stays, and
+    what the slice costs an hour.
+    """
 
     attempts: int
     keep: bool
+    hourly: float | None = None
+
+    def spent(self, hours: float) -> str:
+        """Return how long it took and what it cost at most: waiting in the queue is free."""
+        cost = "" if self.hourly is None else f", at most {self.hourly * hours:.2f}"
+        return f"{hours:.2f} h{cost}"
 
 
 def carry_out(
@@ -135,29 +143,32 @@ def _giving_back(rental: Rental, wishes: Wishes, progress: Progress) -> Iterator
     except KeyboardInterrupt as error:
         # SIGTERM, and Ctrl-C in a script, ask nobody: a slice without a person is deleted.
         if not keep and not isinstance(error, Terminated):
-            keep = _wants_to_keep(rental)
+            keep = _wants_to_keep(rental, progress)
         raise
     finally:
         hours = (monotonic() - began) / 3600
         if keep:
             progress.note(
-                f"kept, and billed until you delete it: {rental.end_command} ({hours:.2f} h so far)"
+                f"kept, and billed until you delete it: {rental.end_command} "
+                f"({wishes.spent(hours)} so far)"
             )
         else:
-            _give_back(rental, progress, hours)
+            _give_back(rental, progress)
+            progress.note(f"{rental.job.machine}: deleted after {wishes.spent(hours)}")
 
 
-def _wants_to_keep(rental: Rental) -> bool:
+def _wants_to_keep(rental: Rental, progress: Progress) -> bool:
     if not sys.stdin.isatty():
         return False
-    question = f"\n{rental.job.machine}: delete the slice? It is billed until then. [Y/n] "
+    # As a note, because bars that are drawn again would cover a prompt.
+    progress.note(f"{rental.job.machine}: delete the slice? It is billed until then. [Y/n]")
     try:
-        return input(question).strip().lower() in ("n", "no")
+        return input().strip().lower() in ("n", "no")
     except (EOFError, KeyboardInterrupt):
         return False
 
 
-def _give_back(rental: Rental, progress: Progress, hours: float) -> None:
+def _give_back(rental: Rental, progress: Progress) -> None:
     progress.note(f"{rental.job.machine}: deleting it; please wait")
     try:
         with _undisturbed(progress):
@@ -167,7 +178,6 @@ def _give_back(rental: Rental, progress: Progress, hours: float) -> None:
             f"{rental.job.machine}: MAY STILL RUN AND BE BILLED, since deleting it failed "
             f"({one_line(str(error), 200)}); run `{rental.end_command}`"
         ) from None
-    progress.note(f"{rental.job.machine}: deleted after {hours:.2f} h")
 
 
 @contextlib.contextmanager

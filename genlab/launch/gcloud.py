@@ -15,7 +15,10 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 
+from pydantic import JsonValue
+
 from genlab.config import GenlabError
+from genlab.config.errors import shorten
 from genlab.launch.job import ARCHIVE, SCRIPTS, SIGHT, STARTS, Job
 from genlab.launch.rental import Finding, Rental, Say, Sight, Step
 from genlab.launch.slices import Slice
@@ -71,7 +74,7 @@ class GcloudRental(Rental):
         # Both ask the TPU API, so they also show whether it is on and this account may use it.
         try:
             offered = call_tool(self._list(), ASKS_S).split()
-            found = self._state()
+            request = self._request()
         except ToolError as error:
             yield "!!", str(error)
             return
@@ -87,8 +90,18 @@ class GcloudRental(Rental):
                 "!!",
                 f"zone {self.rented.zone} has no {wanted}, but {some}; name another --zone",
             )
-        if found is not None:
-            yield "--", f"{self.job.machine} is already there ({found}); it is used, or replaced"
+        if request is None:
+            return
+        there, state = _accelerator_of(request), _state_of(request)
+        # An errand that began with it would follow it, and delete it, as if it were its own.
+        if there not in ("", wanted):
+            yield (
+                "!!",
+                f"{self.job.machine} is already there and is a {there}; delete it first: "
+                f"`{self.end_command}`",
+            )
+        else:
+            yield "--", f"{self.job.machine} is already there ({state}); it is used, or replaced"
 
     def begin(self, say: Say) -> None:
         """Ask for the slice unless it is there, wait for it, and start the job unless it runs."""
@@ -183,21 +196,29 @@ class GcloudRental(Rental):
 
     def _state(self) -> str | None:
         """Return the state of the request, None without one."""
+        request = self._request()
+        return None if request is None else _state_of(request)
+
+    def _request(self) -> JsonValue:
+        """Return what the service says of the request, None without one."""
         try:
-            found = json.loads(call_tool(self._describe(), ASKS_S) or "{}")
+            answer = call_tool(self._describe(), ASKS_S)
         except ToolError as error:
             if error.is_not_found:
                 return None
             raise
+        try:
+            return json.loads(answer)
         except ValueError:
-            return "UNKNOWN"
-        return str(found.get("state", {}).get("state", "UNKNOWN"))
+            shown = shorten(answer.strip(), 100)
+            raise ToolError(f"{' '.join(self._describe())}: expected JSON, got {shown}") from None
 
     def _reason(self) -> str:
         """Return why a request has ended."""
-        found = json.loads(call_tool(self._describe(), ASKS_S)).get("state", {})
-        failed = found.get("failedData", {}).get("error", {}).get("message")
-        return failed or f"ended by {found.get('stateInitiator', 'the service')}"
+        request = self._request()
+        failed = _inside(request, "state", "failedData", "error", "message")
+        who = _inside(request, "state", "stateInitiator") or "the service"
+        return str(failed or f"ended by {who}")
 
     def _create(self) -> tuple[str, ...]:
         rented = self.rented
@@ -247,3 +268,23 @@ class GcloudRental(Rental):
     def _look(self) -> str:
         # A new host has no scripts.
         return f"bash genlab_source/{SCRIPTS}/look.sh || echo genlab-job: gone"
+
+
+def _inside(value: JsonValue, *names: str | int) -> JsonValue:
+    """Return what lies there in JSON, None if something else does."""
+    for name in names:
+        if isinstance(value, dict) and isinstance(name, str):
+            value = value.get(name)
+        elif isinstance(value, list) and isinstance(name, int) and name < len(value):
+            value = value[name]
+        else:
+            return None
+    return value
+
+
+def _state_of(request: JsonValue) -> str:
+    return str(_inside(request, "state", "state") or "UNKNOWN")
+
+
+def _accelerator_of(request: JsonValue) -> str:
+    return str(_inside(request, "tpu", "nodeSpec", 0, "node", "acceleratorType") or "")

@@ -5,11 +5,12 @@ a copy of everything but the checkpoints. Nothing there is changed, but for one 
 `check` writes and removes.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import uuid
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -21,7 +22,7 @@ from genlab.run.ownership import check_is_ours
 from genlab.run.shared import SCHEME, open_bucket, put, told
 
 REPORT = "report.html"
-_STATUSES = ("status.json", "arms/*/*/status.json")
+STATUS = "status.json"
 
 
 class RemoteRun:
@@ -59,16 +60,26 @@ class RemoteRun:
 
     def statuses(self) -> dict[str, dict[str, JsonValue]]:
         """Return the status of the comparison, as "", and of every arm and seed by its place."""
-        start = len(self.url.removeprefix(SCHEME)) + 1
         found = {}
         with told(self.url, "read"):
-            for pattern in _STATUSES:
-                for path in self._files.glob(f"{self.url}/{pattern}"):
-                    name = PurePosixPath(path[start:]).parent.as_posix().removeprefix(".")
-                    values = _parse(self._files.cat_file(path))
+            # Folder by folder: a pattern would list every sample and checkpoint, at every look.
+            arms = [seed for arm in self._folders("arms") for seed in self._folders(arm)]
+            for name in ("", *arms):
+                place = f"{self.url}/{name}/{STATUS}" if name else f"{self.url}/{STATUS}"
+                with contextlib.suppress(FileNotFoundError):
+                    values = _parse(self._files.cat_file(place))
                     if isinstance(values, dict):
                         found[name] = values
         return found
+
+    def _folders(self, name: str) -> list[str]:
+        """Return the folders in a folder of the run directory, as it names them."""
+        start = len(self.url.removeprefix(SCHEME)) + 1
+        try:
+            listed = self._files.ls(f"{self.url}/{name}", detail=True)
+        except FileNotFoundError:
+            return []
+        return [item["name"][start:].rstrip("/") for item in listed if item["type"] == "directory"]
 
     def pull(self, folder: Path) -> Path:
         """Copy the run directory to `folder`, less its checkpoints; return where the report is.

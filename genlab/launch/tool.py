@@ -49,6 +49,10 @@ _FIXES = (
         "run `gcloud auth login` and `gcloud auth application-default login`",
     ),
     (
+        ("not present in the ssh agent",),
+        "run `ssh-add ~/.ssh/google_compute_engine`, which several hosts at a time need",
+    ),
+    (
         ("permission denied (publickey", "connection timed out", "connection refused", "[255]"),
         (
             "a host did not take the connection: the network needs a rule that lets SSH in (tcp:22)"
