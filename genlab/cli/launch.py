@@ -1,6 +1,7 @@
 """`genlab launch`: a comparison on a rented TPU slice, from the first check to its deletion."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def describe_steps(rental: Rental) -> str:
     lines = [str(step) for step in rental.steps()]
     # Before the last step, which gives the slice back.
     away = "--exclude='.*checkpoints/.*'"
-    pull = f"gcloud storage rsync --recursive {away} {job.url} {job.folder / 'run'}"
+    where = shlex.join([job.url, str(job.folder / "run")])
+    pull = f"gcloud storage rsync --recursive {away} {where}"
     lines.insert(-1, f"# copy the report and the rest of the run, less its checkpoints\n{pull}")
     for name, text in job.scripts().items():
         lines.append(f"# {name}, on every host\n{text.rstrip()}")

@@ -26,7 +26,8 @@ from genlab.launch.tool import ToolError, call_tool, find_fix
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
 
 POLL_S = 20.0
-ASKS_S = 120.0  # a question, and a request that does not wait for its outcome
+ASKS_S = 120.0  # a question
+REQUESTS_S = 300.0  # which does not wait for its outcome
 COPIES_S = 900.0
 INSTALLS_S = 1800.0
 DELETES_S = 1200.0
@@ -113,7 +114,7 @@ class GcloudRental(Rental):
         if state is None:
             kind = "spot" if self.rented.is_spot else "on-demand"
             say(f"{self.job.machine}: asking for {self.rented.accelerator}, {kind}")
-            call_tool(self._create(), ASKS_S)
+            call_tool(self._create(), REQUESTS_S)
         self._wait(say)
         # Its source must not be replaced under a job that runs.
         if "running" in SIGHT.findall(self._reach(self._ssh(self._look), ASKS_S)):
