@@ -106,9 +106,8 @@ class Evidence(NamedTuple):
     ) -> dict[str, Sequence[Baseline]]:
         found: dict[str, Sequence[Baseline]] = {}
         for score in filter(None, (self.score, self.second)):
-            if floors := [floor for floor in self.floors if holds(floor, score)]:
-                found[score] = floors
-        return found
+            found[score] = [floor for floor in self.floors if holds(floor, score)]
+        return {score: floors for score, floors in found.items() if floors}
 
     @property
     def floors(self) -> Sequence[Baseline]:
