@@ -13,6 +13,8 @@ next block judges what a prompt is turned into as much as the model.
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol, runtime_checkable
 
+from genlab.decoders.prefix import HasPrefixShare
+
 PromptRule = Literal["exact", "clean prefixes", "replacement", "part hidden"]
 CONDITIONAL: Final = ("exact", "clean prefixes")
 NOT_DECLARED: Final = "not declared"
@@ -46,16 +48,17 @@ def note_biased(decoders: Mapping[str, object]) -> str:
     Args:
         decoders: the config of each arm's decoder.
     """
-    biased = [
-        f"{name} ({describe_prompt_rule(decoder)})"
-        for name, decoder in decoders.items()
-        if not continues_its_law(decoder)
-    ]
+    biased = {name: decoder for name, decoder in decoders.items() if not continues_its_law(decoder)}
     if not biased:
         return ""
+    told = [f"{name} ({describe_prompt_rule(decoder)})" for name, decoder in biased.items()]
+    without = [name for name, one in biased.items() if not isinstance(one, HasPrefixShare)]
+    fixes = ["set decoder.prefix_share=0.5"] if len(without) < len(biased) else []
+    if without:
+        fixes.append(f"{' and '.join(without)} cannot train with prefixes: compare by other scores")
     return (
-        f"{', '.join(biased)}: a prompt is not known as training showed it, so the energy is "
-        "biased and decides nothing; set decoder.prefix_share=0.5, where the family has it"
+        f"{', '.join(told)}: a prompt is not known as training showed it, so the energy is "
+        f"biased and decides nothing; {'; '.join(fixes)}"
     )
 
 

@@ -2,6 +2,8 @@
 then drawn given everything that is known.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,12 +34,13 @@ from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.noise.paths import StraightPath
 from genlab.decoders.noise.solvers import Euler, fill_in
 from genlab.decoders.prefix import Known, draw_prefix, leading, shown_prefix
-from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule
+from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule, note_biased
 from genlab.decoders.regression import RegressionConfig
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.decoders.steps.stepwise import run_known
 from genlab.decoders.steps.streams import OtherStream, PlanStream
 from genlab.decoders.task import Task
+from genlab.load import load_experiment
 from genlab.tokens import Prompt
 
 TASK = Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=12)
@@ -330,3 +333,25 @@ def test_a_network_without_a_mark_is_refused():
 def test_every_decoder_says_how_a_prompt_is_known(config, rule):
     assert describe_prompt_rule(config) == rule
     assert continues_its_law(config) == (rule in ("exact", "clean prefixes"))
+
+
+def test_what_is_biased_is_told_the_fix_that_it_has():
+    blocks, diffusion = LatentBlocksConfig(), DiffusionConfig()
+    told = note_biased({"ar": ARConfig(pattern=FlatPattern()), "blocks": blocks})
+    assert told == (
+        "blocks (replacement): a prompt is not known as training showed it, so the energy is "
+        "biased and decides nothing; blocks cannot train with prefixes: compare by other scores"
+    )
+    assert note_biased({"diffusion": diffusion}).endswith("; set decoder.prefix_share=0.5")
+    both = note_biased({"blocks": blocks, "diffusion": diffusion})
+    assert both.endswith(
+        "; set decoder.prefix_share=0.5; blocks cannot train with prefixes: compare by other scores"
+    )
+    assert note_biased(TRAINED) == ""
+
+
+def test_soundstorm_shows_a_prompt_in_every_example():
+    """Section 3.2 of 2305.09636: the codes before a random time are hidden at no level."""
+    presets = Path(__file__).parents[2] / "configs/presets"
+    [arm] = load_experiment(presets / "soundstorm.py").arms.values()
+    assert arm.decoder.prefix_share == 1.0 and describe_prompt_rule(arm.decoder) == "clean prefixes"
