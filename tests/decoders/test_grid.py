@@ -26,6 +26,7 @@ from genlab.nets.layers import AnyMixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
 from genlab.nets.mixers.grouped import GroupedAttention
+from genlab.nets.mixers.latent import LatentAttention
 from genlab.nets.mixers.mamba2 import Mamba2
 from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
@@ -39,12 +40,13 @@ ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO, "regression": REGRESSI
 MIXERS = {
     "attention": Attention(),
     "gqa": GroupedAttention(kv_heads=2),
+    "mla": LatentAttention(latent=6, rope_channels=4),
     "window": Window(frames=3, sinks=True, kv_heads=2),
     "s4d": S4D(states=4),
     "mamba2": Mamba2(states=4, head_channels=16),
     "dilated": Dilated(cycle=2),
 }
-CHOOSING = ("attention", "gqa")
+CHOOSING = ("attention", "gqa", "mla")
 CONTENTS = {
     "semantic": {"content": "semantic"},
     "prefix": {"content": "text", "route": "prefix"},

@@ -17,11 +17,12 @@ from genlab.config import ConfigError
 from genlab.decoders.depth import DepthConfig
 from genlab.nets.attention import KeysValues, attend_nearby, causal_chunks
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
-from genlab.nets.context import Context
+from genlab.nets.context import Context, Text
 from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
 from genlab.nets.mixers.grouped import GroupedAttention
+from genlab.nets.mixers.latent import LatentAttention
 from genlab.nets.mixers.mamba2 import Mamba2, Signals, read_states
 from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
@@ -29,7 +30,15 @@ from genlab.nets.rotary import rotation
 from genlab.studies.contract.mixer import check_mixer
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = (Attention(), GroupedAttention(), Window(), S4D(), Mamba2(), Dilated())
+DEFAULTS = (
+    Attention(),
+    GroupedAttention(),
+    LatentAttention(),
+    Window(),
+    S4D(),
+    Mamba2(),
+    Dilated(),
+)
 WIDTH, HEADS = 32, 4
 SHAPE = {"width": WIDTH, "layers": 2, "heads": HEADS}
 CHANNELS = WIDTH // HEADS
@@ -41,6 +50,7 @@ KEPT = {
     "sinks": (Window(frames=4, sinks=True, kv_heads=2), lambda t: 2 * min(t, 4) * 2 * CHANNELS),
 }
 KEPT |= {
+    "mla": (LatentAttention(latent=6, rope_channels=4), lambda t: t * (6 + 4)),
     "s4d": (S4D(states=4), lambda t: 2 * WIDTH * 4),
     "mamba2": (
         Mamba2(states=6, head_channels=8),
@@ -204,6 +214,25 @@ def test_mamba2_is_its_recurrence():
         expected.append(np.einsum("bapn,bn->bap", state, leaving[:, t]))
     found = jax.jit(read_states)(Signals(written, log_decay, entering, leaving))
     np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-4)
+
+
+def test_a_clip_behind_a_prefix_reads_latents_as_it_reads_keys():
+    """Naive and absorbed with a prefix that is read at once, and several frames after it."""
+    config = BackboneConfig(**SHAPE, mixer=MIXERS["mla"])
+    backbone = Backbone(config, key=jax.random.key(0), is_causal=True, text_route="prefix")
+    x, text = frames(7), Text(frames(3, seed=4), jnp.array([[True] * 3, [True, True, False]]))
+    places = jnp.broadcast_to(jnp.arange(7), (2, 7))
+    whole = backbone(x, positions=places, is_valid=places >= 0, text=text)
+    plan, cache = backbone.start(2, 7, text)
+    first, cache = backbone.extend(x[:, :4], plan, cache, positions=places[:, :4])
+    last, _ = backbone.extend(x[:, 4:], plan, cache, positions=places[:, 4:])
+    np.testing.assert_allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5)
+
+
+def test_rotated_channels_must_divide_those_of_a_head():
+    told = r"^backbone\.mixer\.rope_channels=6: expected an even divisor of width / heads=8"
+    with pytest.raises(ConfigError, match=told):
+        build(LatentAttention(latent=6, rope_channels=6))
 
 
 def test_heads_of_mamba2_must_divide_its_channels():

@@ -9,13 +9,13 @@ Extra axis letters here: a attention heads, g heads of keys and values, c channe
 queries, s keys.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.machine.sharding import COLUMNS, ROWS, compiled_platform
@@ -25,6 +25,8 @@ from genlab.nets.layer import LayerShape
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
 from genlab.nets.rotary import Rotation, rotate
+
+Memory = TypeVar("Memory", bound=tuple)
 
 
 class Attention(Config):
@@ -108,13 +110,9 @@ class SelfAttention(nnx.Module):
         """
         queries, memory = self.read(x, context.rotation)
         if cache is not None:
-            cache = _write(cache, memory, context.position)
-            # Causal up to its own slot, except that all positions of a prefix see all of it.
-            last_visible = jnp.maximum(
-                context.position + jnp.arange(x.shape[1]), context.prefix - 1
-            )
-            is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
-            mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
+            cache = write(cache, memory, context.position)
+            is_allowed = readable(context, x.shape[1], cache.keys.shape[1])
+            mixed = attend(queries, cache, is_allowed)
         else:
             assert isinstance(context.prefix, int), (
                 "only decoding against a cache takes a traced prefix"
@@ -146,11 +144,19 @@ class SelfAttention(nnx.Module):
         return queries, KeysValues(rotate(self.key_norm(keys), angles), values)
 
 
-def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""] | int) -> KeysValues:
+def readable(context: Context, num_queries: int, num_slots: int) -> Bool[Array, "b q s"]:
+    """Return which slots each of the next positions may read."""
+    # Causal up to its own slot, except that all positions of a prefix see all of it.
+    last_visible = jnp.maximum(context.position + jnp.arange(num_queries), context.prefix - 1)
+    is_before = jnp.arange(num_slots)[None, :] <= last_visible[:, None]
+    return context.is_valid[:, None, :] & is_before[None]
+
+
+def write(cache: Memory, new: Memory, position: Int[Array, ""] | int) -> Memory:
+    """Return a cache with new slots from `position` on."""
+
     # The compiler does this in place when the cache is carried by a loop.
-    return KeysValues(
-        *(
-            lax.dynamic_update_slice_in_dim(old, fresh, position, 1)
-            for old, fresh in zip(cache, new)
-        )
-    )
+    def put(old: Array, fresh: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(old, fresh, position, 1)
+
+    return jax.tree.map(put, cache, new)

@@ -18,7 +18,6 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import pydantic
-from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
@@ -33,7 +32,7 @@ from genlab.nets.attention import (
 )
 from genlab.nets.context import Context
 from genlab.nets.layer import LayerShape
-from genlab.nets.mixers.attention import SelfAttention, empty_memory
+from genlab.nets.mixers.attention import SelfAttention, empty_memory, write
 from genlab.nets.mixers.grouped import count_kv_heads, projection_flops
 from genlab.nets.mixers.stepwise import one_by_one
 from genlab.nets.param import vector
@@ -142,10 +141,7 @@ class WindowAttention(SelfAttention):
     ) -> tuple[Float[Array, "b 1 h"], KeysValues]:
         queries, memory = self.read(x, context.rotation)
         size = ring.keys.shape[1]
-        place = context.position % size
-        ring = KeysValues(
-            *(lax.dynamic_update_slice_in_dim(old, new, place, 1) for old, new in zip(ring, memory))
-        )
+        ring = write(ring, memory, context.position % size)
         # All slots hold frames of the window once the ring is full; until then those up to now.
         is_filled = jnp.arange(size) <= context.position
         is_filled = jnp.broadcast_to(is_filled[None, None, :], (x.shape[0], 1, size))
