@@ -30,14 +30,8 @@ from genlab.nets.rotary import rotation
 from genlab.studies.contract.mixer import check_mixer
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = (
-    Attention(),
-    GroupedAttention(),
-    LatentAttention(),
-    Window(),
-    S4D(),
-    Mamba2(),
-    Dilated(),
+DEFAULTS = tuple(
+    kind() for kind in (Attention, GroupedAttention, LatentAttention, Window, S4D, Mamba2, Dilated)
 )
 WIDTH, HEADS = 32, 4
 SHAPE = {"width": WIDTH, "layers": 2, "heads": HEADS}
