@@ -11,19 +11,18 @@ of padding symbols cannot move a frame, and symbol i starts out near frame i.
 Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
 """
 
-from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError, added
 from genlab.machine.sharding import BATCH, constrain
-from genlab.nets.attention import KEPT_NAME, causal_chunks
+from genlab.nets.attention import causal_chunks
 from genlab.nets.blocks import Block
 from genlab.nets.context import Context, LayerCache, Text, TextMemory
 from genlab.nets.feedforward import Gated
@@ -34,6 +33,7 @@ from genlab.nets.mixers.attention import Attention
 from genlab.nets.norm import RMSNorm
 from genlab.nets.param import as_delta
 from genlab.nets.rotary import rotation
+from genlab.nets.stacks import kept_by_remat, renew, unstack
 
 TextRoute = Literal["none", "prefix", "cross"]
 # Shifts, scales and gates of the layers; shift and scale of the last norm.
@@ -295,16 +295,16 @@ class Backbone(nnx.Module):
         if prepended is not None:
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
         shape = config.layer_shape(is_causal=True)
-        # One cache per place in the period, repeated in the order of the layers, as `_unstack`
+        # One cache per place in the period, repeated in the order of the layers, as `unstack`
         # returns them.
         empty = tuple(mixer.empty(shape, *is_valid.shape) for mixer in config.period)
         groups = config.layers // len(config.period)
         cache = Cache(empty * groups, jnp.zeros((), jnp.int32))
         read = self._read(crossed)
         plan = DecodePlan(
-            layers=_unstack(self.stacks, groups),
+            layers=unstack(self.stacks, groups),
             is_valid=is_valid,
-            text=(None,) * config.layers if read is None else _unstack(read, groups),
+            text=(None,) * config.layers if read is None else unstack(read, groups),
             modulation=self._modulation(clip, config.dtype),
         )
         # The prefix is a first chunk of the sequence: it fills slots 0..n-1 and sees itself alone.
@@ -354,22 +354,30 @@ class Backbone(nnx.Module):
         num_layers = self.config.layers
         period = len(self.config.period)
         groups = num_layers // period
+        is_learning = key is not None
 
         def run_group(x, inputs):
             layers, texts, keys = inputs
             for place, layer in enumerate(layers):
                 layer_key = None if keys is None else keys[place]
                 layer_text = None if texts is None else texts[place]
-                x = constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH)
-            return x, None
+                options = {"text": layer_text, "key": layer_key, "is_learning": is_learning}
+                x = constrain(layer(x, context, **options)[0], BATCH)
+            # What feed-forward parts noted beside their parameters leaves the scan with them.
+            return x, tuple(nnx.state(layer.ffn, nnx.Not(nnx.Param)) for layer in layers)
 
         if self.config.remat:
-            run_group = jax.checkpoint(run_group, policy=_kept(self.config.remat))
+            run_group = jax.checkpoint(run_group, policy=kept_by_remat(self.config.remat))
         keys = None
         if key is not None and self.config.dropout > 0:
             keys = jax.random.split(key, num_layers).reshape(groups, period)
         unroll = groups if self.config.is_unrolled else 1
-        return lax.scan(run_group, constrain(x, BATCH), (self.stacks, text, keys), unroll=unroll)[0]
+        inputs = (self.stacks, text, keys)
+        x, noted = lax.scan(run_group, constrain(x, BATCH), inputs, unroll=unroll)
+        if is_learning:
+            for stack, state in zip(self.stacks, noted, strict=True):
+                renew(stack.ffn, state)
+        return x
 
     @property
     def stacks(self) -> tuple[Block, ...]:
@@ -406,27 +414,6 @@ class Backbone(nnx.Module):
         parts = self.modulation(jax.nn.silu(clip)).reshape(clip.shape[0], 8, clip.shape[1])
         shift, scale = (parts[:, i, None, :].astype(dtype) for i in (6, 7))
         return parts[:, :6], shift, scale
-
-
-def _kept(remat: bool | Literal["full"]) -> Any:
-    """Return what the backward pass need not compute again."""
-    policies = jax.checkpoint_policies
-    of_kernel = policies.save_only_these_names(KEPT_NAME)
-    if remat == "full":
-        return of_kernel
-    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, of_kernel)
-
-
-def _unstack(stacks: tuple[PyTree, ...], groups: int) -> tuple:
-    """Return the layers one by one, in the order of depth."""
-    layers = []
-    for group in range(groups):
-        layers += [jax.tree.map(partial(_take, group=group), stack) for stack in stacks]
-    return tuple(layers)
-
-
-def _take(leaf: Array, group: int) -> Array:
-    return leaf[group]
 
 
 def backbone_flops(

@@ -106,9 +106,10 @@ class Block(nnx.Module):
         text: TextMemory | None = None,
         cache: LayerCache | None = None,
         key: Key[Array, ""] | None = None,
+        is_learning: bool = False,
     ) -> tuple[Float[Array, "b t h"], LayerCache | None]:
         """Return the layer's output and the cache with what it read; without `key` nothing is
-        dropped.
+        dropped. With `is_learning` a feed-forward part may change what it keeps beside parameters.
         """
         keys = (None, None) if key is None else jax.random.split(key)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulation(context, x.dtype)
@@ -117,7 +118,8 @@ class Block(nnx.Module):
         x = x + gate * dropped_out(mixed, self.dropout, keys[0])
         if self.cross is not None and text is not None:
             x = x + self.cross(x, text)
-        transformed = self.ffn(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
+        learn = getattr(self.ffn, "learn", None) if is_learning else None
+        transformed = (learn or self.ffn)(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
         return x + ffn_gate * dropped_out(transformed, self.dropout, keys[1]), cache
 
     def _modulation(self, context: Context, dtype: str | jnp.dtype) -> list:

@@ -102,7 +102,11 @@ class FeedForward(Protocol):
         ...
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
-        """Return the feed-forward part of one layer, a module from [b t h] to [b t h]."""
+        """Return the feed-forward part of one layer, a module from [b t h] to [b t h].
+
+        In training it is called by its method `learn`, if it has one: there it may change variables
+        of its own that are no parameters, which are saved with the checkpoint.
+        """
         ...
 
     def flops(self, shape: LayerShape, positions: int) -> float:

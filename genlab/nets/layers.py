@@ -7,6 +7,7 @@ A new built-in kind is one import and one name in a row below.
 from typing import Annotated
 
 from genlab.config.open import Open
+from genlab.nets.experts import Experts
 from genlab.nets.feedforward import Gated
 from genlab.nets.layer import FeedForward, Mixer
 from genlab.nets.mixers.attention import Attention
@@ -20,4 +21,4 @@ from genlab.nets.mixers.window import Window
 AnyMixer = Annotated[
     Mixer, Open(Attention, GroupedAttention, LatentAttention, Window, S4D, Mamba2, Dilated)
 ]
-AnyFeedForward = Annotated[FeedForward, Open(Gated)]
+AnyFeedForward = Annotated[FeedForward, Open(Gated, Experts)]

@@ -21,8 +21,10 @@ from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.regression import RegressionConfig, RegressionSampler
 from genlab.decoders.task import Task
 from genlab.experiment import AnyDecoder
+from genlab.nets.backbone import BackboneConfig
+from genlab.nets.experts import Experts
 from genlab.nets.flops import count_flops
-from genlab.nets.layers import AnyMixer
+from genlab.nets.layers import AnyFeedForward, AnyMixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
 from genlab.nets.mixers.grouped import GroupedAttention
@@ -46,7 +48,8 @@ MIXERS = {
     "mamba2": Mamba2(states=4, head_channels=16),
     "dilated": Dilated(cycle=2),
 }
-CHOOSING = ("attention", "gqa", "mla")
+FEED_FORWARD = {"experts": Experts(count=3, active=2)}  # in the place of a mixer
+CHOOSING = ("attention", "gqa", "mla", "experts")
 CONTENTS = {
     "semantic": {"content": "semantic"},
     "prefix": {"content": "text", "route": "prefix"},
@@ -77,7 +80,10 @@ def kinds_of(annotation) -> set[str]:
 def test_the_grid_holds_every_family_and_mixer():
     assert {family.config.kind for family in ALL_FAMILIES.values()} == kinds_of(AnyDecoder)
     assert {mixer.kind for mixer in MIXERS.values()} == kinds_of(AnyMixer)
-    assert {name for name, mixer in MIXERS.items() if mixer.chooses} == set(CHOOSING)
+    choosing = {name for name, mixer in MIXERS.items() if mixer.chooses}
+    assert choosing | set(FEED_FORWARD) == set(CHOOSING)
+    parts = {part.kind for part in FEED_FORWARD.values()}
+    assert parts | {BACKBONE.ffn.kind} == kinds_of(AnyFeedForward)
 
 
 def is_traced(cell: Cell) -> bool:
@@ -95,7 +101,9 @@ def is_traced(cell: Cell) -> bool:
 
 CELLS = [
     cell
-    for cell in map(Cell._make, itertools.product(ALL_FAMILIES, MIXERS, CONTENTS, WHOLE_CLIP))
+    for cell in map(
+        Cell._make, itertools.product(ALL_FAMILIES, MIXERS | FEED_FORWARD, CONTENTS, WHOLE_CLIP)
+    )
     if is_traced(cell)
 ]
 
@@ -107,7 +115,7 @@ def reason_against(cell: Cell, family: Family) -> str | None:
     ):
         return "decoder.network=stable_audio: condition.content"
     if cell.family == "stable_audio" and cell.mixer != "attention":
-        return f"backbone.mixer.kind='{cell.mixer}'"
+        return f"backbone.(mixer|ffn).kind='{cell.mixer}'"
     if cell.mixer in CHOOSING:
         return None
     if getattr(family.config, "infill_share", 0) > 0:
@@ -116,6 +124,12 @@ def reason_against(cell: Cell, family: Family) -> str | None:
         return f"decoder.kind=.*backbone.mixer={cell.mixer}"
     is_prefix = "prefix" in cell.content
     return f"condition.route='prefix'.*backbone.mixer={cell.mixer}" if is_prefix else None
+
+
+def backbone_of(cell: Cell) -> BackboneConfig:
+    if cell.mixer in FEED_FORWARD:
+        return BACKBONE.model_copy(update={"ffn": FEED_FORWARD[cell.mixer]})
+    return BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer]})
 
 
 def in_order(cell: Cell) -> Family:
@@ -135,7 +149,7 @@ LEGAL = [cell for cell in CELLS if not reason_against(cell, in_order(cell))]
 @pytest.mark.parametrize("cell", ILLEGAL, ids="-".join)
 def test_an_illegal_cell_says_why(cell):
     condition = ConditionConfig(**CONTENTS[cell.content], **WHOLE_CLIP[cell.whole_clip])
-    backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer]})
+    backbone = backbone_of(cell)
     family = ALL_FAMILIES[cell.family]
     with pytest.raises(ConfigError, match=f"^{reason_against(cell, family)}.*(use |set |only)"):
         jax.eval_shape(
@@ -148,7 +162,7 @@ def test_an_illegal_cell_says_why(cell):
 def test_a_legal_cell_keeps_its_promises(cell):
     family = in_order(cell)
     condition = ConditionConfig(**CONTENTS[cell.content], **WHOLE_CLIP[cell.whole_clip], layers=1)
-    backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer], "layers": 1})
+    backbone = backbone_of(cell).model_copy(update={"layers": 1})
     tokens, cond = toy_batch()
     key = jax.random.key(0)
     decoder = jax.eval_shape(

@@ -14,7 +14,6 @@ import pytest
 from flax import nnx
 
 from genlab.config import ConfigError
-from genlab.decoders.depth import DepthConfig
 from genlab.nets.attention import KeysValues, attend_nearby, causal_chunks
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
 from genlab.nets.context import Context, Text
@@ -361,9 +360,3 @@ def test_sinks_that_weigh_nothing_are_none():
     nnx.update(without, plain)
     x = frames(9)
     np.testing.assert_allclose(run(with_sinks, x), run(without, x), atol=1e-6)
-
-
-def test_a_depth_transformer_refuses_what_it_cannot_run():
-    turns = BackboneConfig(**SHAPE, mixer=(Dilated(), Attention()))
-    with pytest.raises(ConfigError, match=r"decoder\.layers=1 must be a multiple of the 2 mixers"):
-        DepthConfig(layers=1).depth_backbone(turns)

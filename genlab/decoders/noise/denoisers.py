@@ -103,6 +103,8 @@ class StableAudioNetwork(Config):
         for mixer in task.backbone.period:
             if mixer.kind != "attention":
                 asked["mixer.kind"], found["mixer.kind"] = "attention", mixer.kind
+        if task.backbone.ffn.kind != "swiglu":
+            asked["ffn.kind"], found["ffn.kind"] = "swiglu", task.backbone.ffn.kind
         for field, only in asked.items():
             if found[field] != only:
                 raise ConfigError(

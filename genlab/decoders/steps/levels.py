@@ -162,12 +162,16 @@ def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
     """
     keys = iter(jax.random.split(key, 4))
     config = backbone.config
-    if len(config.period) > 1 or not hasattr(backbone.layers.mixer, "project_in"):
+    stack = backbone.stacks[0]
+    if len(config.period) > 1 or not all(
+        hasattr(x, "project_in") for x in (stack.mixer, stack.ffn)
+    ):
         kinds = ", ".join(mixer.kind for mixer in config.period)
         raise ConfigError(
-            f"decoder.is_per_level=True: backbone.mixer={kinds} has no single projection that each "
-            "level could have for itself; use decoder.is_per_level=False, or "
-            "backbone.mixer.kind=attention"
+            f"decoder.is_per_level=True: backbone.mixer={kinds} and backbone.ffn={config.ffn.kind} "
+            "have no single projection that each level could have for itself; use "
+            "decoder.is_per_level=False, or backbone.mixer.kind=attention and "
+            "backbone.ffn.kind=swiglu"
         )
     for module in (backbone.layers.mixer, backbone.layers.ffn):
         entering = ("project_in", 1.0, COLUMNS)
