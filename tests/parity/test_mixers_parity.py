@@ -1,6 +1,7 @@
 """Mixers against those of transformers under random weights, in float32.
 
-Shared heads and windows are those of Qwen3, sinks those of gpt-oss, Mamba-2 its own. DeepSeek-V2
+Shared heads and windows are those of Qwen3, sinks those of gpt-oss, experts those of
+Qwen3 MoE, Mamba-2 its own. DeepSeek-V2
 turns neighbouring channels where genlab turns channels half a head apart, so columns are permuted.
 """
 
@@ -17,9 +18,11 @@ from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek  # 
 from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss  # noqa: E402
 from transformers.models.mamba2 import modeling_mamba2 as mamba2  # noqa: E402
 from transformers.models.qwen3 import modeling_qwen3 as qwen3  # noqa: E402
+from transformers.models.qwen3_moe import modeling_qwen3_moe as qwen3_moe  # noqa: E402
 
 from genlab.nets.backbone import BackboneConfig  # noqa: E402
 from genlab.nets.context import Context  # noqa: E402
+from genlab.nets.experts import Experts  # noqa: E402
 from genlab.nets.mixers.grouped import GroupedAttention  # noqa: E402
 from genlab.nets.mixers.latent import LatentAttention  # noqa: E402
 from genlab.nets.mixers.mamba2 import Mamba2  # noqa: E402
@@ -201,3 +204,27 @@ def test_mamba2_is_transformers_mamba2():
     expected = (found[0] if isinstance(found, tuple) else found).numpy()
     assert expected.std() > 0.1
     np.testing.assert_allclose(run(mixer, x), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_experts_are_those_of_qwen3_moe():
+    experts, x = build(Experts(count=5, active=2, width=24)), frames()
+    config = transformers.Qwen3MoeConfig(
+        hidden_size=32,
+        moe_intermediate_size=24,
+        num_experts=5,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        hidden_act="silu",
+    )
+    config._experts_implementation = "eager"
+    weights = {
+        "experts.gate_up_proj": np.swapaxes(experts.kernel_in[...], 1, 2),
+        "experts.down_proj": np.swapaxes(experts.kernel_out[...], 1, 2),
+        "gate.weight": experts.router.kernel[...].T,
+    }
+    theirs = load(qwen3_moe.Qwen3MoeSparseMoeBlock(config), weights)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x)).numpy()
+    assert expected.std() > 0.1
+    found = np.asarray(experts(jnp.asarray(x)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)

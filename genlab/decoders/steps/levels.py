@@ -162,6 +162,7 @@ def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
     """
     keys = iter(jax.random.split(key, 4))
     config = backbone.config
+    # The two kernels of each part that are replaced below, by their names.
     stack = backbone.stacks[0]
     if len(config.period) > 1 or not all(
         hasattr(x, "project_in") for x in (stack.mixer, stack.ffn)
