@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "surface.json"
 # Every supported name: where it is imported from, the module that this loads, and how many modules
 # of genlab an import may load, itself and packages included.
 LOADED = [
-    ("genlab", "genlab.studies.finished", ["load_run"], 244),
+    ("genlab", "genlab.studies.finished", ["load_run"], 245),
     (
         "genlab.tokens",
         "genlab.tokens",
@@ -35,19 +35,19 @@ LOADED = [
         ],
         8,
     ),
-    ("genlab.decoders", "genlab.decoders.task", ["Task"], 52),
-    ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 50),
-    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 62),
-    ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 60),
-    ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 63),
-    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 65),
-    ("genlab.decoders", "genlab.decoders.latent_ar", ["LatentARConfig", "LatentARSampler"], 63),
-    ("genlab.nets", "genlab.nets.backbone", ["BackboneConfig"], 33),
+    ("genlab.decoders", "genlab.decoders.task", ["Task"], 53),
+    ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 51),
+    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 63),
+    ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 61),
+    ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 64),
+    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 66),
+    ("genlab.decoders", "genlab.decoders.latent_ar", ["LatentARConfig", "LatentARSampler"], 64),
+    ("genlab.nets", "genlab.nets.backbone", ["BackboneConfig"], 34),
     ("genlab.nets", "genlab.nets.layer", ["Mixer"], 15),
     ("genlab.codecs", "genlab.codecs.frozen", ["load_codec", "FrozenCodec"], 56),
     ("genlab.codecs", "genlab.codecs.base", ["Codec"], 10),
-    ("genlab.train", "genlab.train", ["train"], 84),
-    ("genlab.training", "genlab.training.optim", ["OptimConfig"], 35),
+    ("genlab.train", "genlab.train", ["train"], 85),
+    ("genlab.training", "genlab.training.optim", ["OptimConfig"], 36),
     ("genlab.training", "genlab.training.settings", ["TrainSettings"], 15),
     ("genlab.data", "genlab.data.batches", ["BatchSource"], 11),
     ("genlab.data", "genlab.data.audio", ["as_wave"], 14),
@@ -61,7 +61,7 @@ LOADED = [
         ["SpeechEmbedder", "build_reference", "kernel_distance"],
         22,
     ),
-    ("genlab.evaluate", "genlab.decoders.noise.heads", ["energy_score"], 59),
+    ("genlab.evaluate", "genlab.decoders.noise.heads", ["energy_score"], 60),
     ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 21),
 ]
 SURFACE = {
