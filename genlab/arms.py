@@ -18,8 +18,9 @@ from jaxtyping import Float
 from genlab import inputs
 from genlab.changes import check_same_training
 from genlab.config import GenlabError, digest
-from genlab.data.audio import read_wave, to_int16, write_flac
+from genlab.data.drawn import BLOCK_PROMPTS, DrawnWaves
 from genlab.data.store import TokenStore
+from genlab.data.wave_files import read_waves
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
 from genlab.fairness.looks import open_looks
@@ -34,6 +35,7 @@ from genlab.fairness.rates import (
 )
 from genlab.fairness.regression import regression_run, solve_regression
 from genlab.machine import hosts
+from genlab.machine.rows import all_chips
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
 from genlab.run.bounds import BASELINES, REGRESSION
@@ -81,7 +83,7 @@ class ArmRun:
     """The same for all seeds of an arm."""
     result: RunResult = dataclasses.field(init=False, repr=False)
     sampled: Sampled = dataclasses.field(init=False, repr=False)
-    more_waves: list[list[Float[np.ndarray, "s"]]] = dataclasses.field(
+    more_waves: list[Sequence[Float[np.ndarray, "s *c"]]] = dataclasses.field(
         default_factory=list, repr=False
     )
     """The waves of all prompts in every further draw."""
@@ -135,17 +137,18 @@ class ArmRun:
         if not has_samples(self.run_dir):
             with stage(SAMPLE, self._part):
                 # Sampling seeds are paired: every arm draws prompt i with the same seed.
-                sampled = sample_clips(
+                waves = self._waves(material, self.run_dir / "samples", jax.random.key(self.seed))
+                facts = sample_clips(
                     self.result.model,
                     self.run,
                     material.store,
                     material.codec,
-                    material.clips,
-                    self.seed,
+                    waves,
                     lengths_s,
                     partial(progress, f"sample {self._part}"),
                 )
-                _write_samples(self.run_dir, material, sampled)
+                write_json(self.run_dir / "samples.json", facts)  # says that all audio is there
+                waves.finish()
         self.read_samples(material)
 
     def draw_more(self, material: Material, draws: int) -> None:
@@ -156,25 +159,44 @@ class ArmRun:
             self._draw_more(material, draws)
 
     def _draw_more(self, material: Material, draws: int) -> None:
-        draw: CompiledSampler | None = None
-        store, frames = material.store, self.run.data.num_frames
+        compiled: CompiledSampler | None = None
         self.more_waves = []
         if not material.prompts:  # nothing is heard
             return
+        store, codec, frames = material.store, material.codec, self.run.data.num_frames
         for number in range(1, draws):
             check_held(self.run_dir)
             directory = self.run_dir / "samples" / f"draw{number}"
             if not directory.exists():
-                cond, num_frames = conditions(store, material.clips, frames)
-                if draw is None:
-                    draw, _ = compile_sampler(self.result.model, self.run, cond, num_frames)
+                # Drawn elsewhere first: a directory of its name is whole.
+                unfinished = directory.with_name(f"{directory.name}.partial")
                 key = jax.random.fold_in(jax.random.key(self.seed), number)
-                waves = decode(draw(cond, num_frames, key), store, material.codec)
-                _write_draw(directory, waves, material.codec.wave_rate_hz)
+                waves = self._waves(material, unfinished, key)
+                if compiled is None:
+                    first = conditions(store, waves.clips[:BLOCK_PROMPTS], frames)
+                    chips = all_chips(self.run.settings.sharding)
+                    model = self.result.model
+                    compiled, _ = compile_sampler(model, self.run, *first, spread=chips)
+                waves.draw(
+                    compiled,
+                    lambda block: conditions(store, block, frames),
+                    partial(decode, store=store, codec=codec),
+                    codec.wave_rate_hz,
+                )
+                waves.finish()
+                os.replace(unfinished, directory)
             # Read back, so that a resumed run scores the very same audio.
-            paths = [_prompt_path(directory, i) for i in range(len(material.clips))]
-            audio = material.codec.audio
-            self.more_waves.append([read_wave(path, **audio._asdict()) for path in paths])
+            self.more_waves.append(read_waves(directory, len(material.clips), codec.audio))
+
+    def _waves(self, material: Material, directory: Path, key: jax.Array) -> DrawnWaves:
+        return DrawnWaves(
+            directory,
+            self.run.arm.sampler.to_dict(),
+            material.clips,
+            key,
+            partial(check_held, self.run_dir),
+            is_heard=bool(material.prompts),
+        )
 
     def read_samples(self, material: Material) -> None:
         """Read what `sample` wrote.
@@ -396,36 +418,5 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
     facts = read_facts(run_dir)
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
-    audio = material.codec.audio._asdict()
-    return Sampled(
-        waves=[read_wave(path, **audio) for path in _sample_paths(run_dir, material)],
-        **facts,
-    )
-
-
-def _write_samples(run_dir: Path, material: Material, sampled: Sampled) -> None:
-    """Write the audio first: samples.json says that all of it is there."""
-    (run_dir / "samples").mkdir(exist_ok=True)
-    rate_hz = material.codec.wave_rate_hz
-    for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
-        write_flac(path, to_int16(wave), sample_rate_hz=rate_hz)
-    facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
-    write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
-
-
-def _write_draw(directory: Path, waves: Sequence[Float[np.ndarray, "s *c"]], rate_hz: int) -> None:
-    """Write a draw elsewhere first: a directory of its name is whole."""
-    partial_draw = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial_draw, ignore_errors=True)
-    partial_draw.mkdir(parents=True)
-    for number, wave in enumerate(waves):
-        write_flac(_prompt_path(partial_draw, number), to_int16(wave), sample_rate_hz=rate_hz)
-    os.replace(partial_draw, directory)
-
-
-def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
-    return [_prompt_path(run_dir / "samples", number) for number in range(len(material.prompts))]
-
-
-def _prompt_path(directory: Path, number: int) -> Path:
-    return directory / f"prompt{number:02}.flac"
+    waves = read_waves(run_dir / "samples", len(material.prompts), material.codec.audio)
+    return Sampled(waves=waves, **facts)

@@ -21,6 +21,7 @@ from genlab.config.errors import shorten
 from genlab.data.held_out import larger_share
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
+from genlab.data.streamed import sequence_of
 from genlab.evaluate.checks import FEWEST
 from genlab.evaluate.context import Wanted
 from genlab.evaluate.energy import BLOCK_S
@@ -33,7 +34,7 @@ C = TypeVar("C", bound=Spoken)
 
 def choose_prompts(
     store: TokenStore, data: TokenData, split: str, num_prompts: int
-) -> list[TokenClip]:
+) -> Sequence[TokenClip]:
     """Return prompts from a held-out split of a token store.
 
     Raises:
@@ -42,7 +43,7 @@ def choose_prompts(
     sizes = {name: info.clips for name, info in store.info.splits.items()}
     frames = store.frames(store.numbers(split)).tolist()
     picked = pick_prompts(_entries(store, split), frames, data, split, num_prompts, sizes)
-    return [store.clip(entry.number) for entry in picked]
+    return _read_clips(store, picked)
 
 
 def pick_prompts(
@@ -97,7 +98,7 @@ def num_scored(config: Comparison) -> int:
     return max(config.num_prompts, config.evaluation.token_prompts or 0)
 
 
-def choose_scored(store: TokenStore, config: Comparison) -> list[TokenClip]:
+def choose_scored(store: TokenStore, config: Comparison) -> Sequence[TokenClip]:
     """Return the clips behind bits and energies; the prompts come first, in their order."""
     return choose_prompts(store, config.data, config.prompts_split, num_scored(config))
 
@@ -117,7 +118,7 @@ def real_blocks(store: TokenStore, config: Comparison) -> Float[np.ndarray, "n f
 
 def choose_validation(
     store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
-) -> list[TokenClip]:
+) -> Sequence[TokenClip]:
     """Return validation clips that an example holds whole; none if prompts are of that split, or
     fewer than two of it fit.
     """
@@ -129,7 +130,7 @@ def choose_validation(
 
 def choose_unscored(
     store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
-) -> list[TokenClip]:
+) -> Sequence[TokenClip]:
     """Return clips that are no prompts: of validation if two fit, else of training, cut to the
     frames of an example.
     """
@@ -139,7 +140,9 @@ def choose_unscored(
         return found
     numbers = store.numbers("train")
     order = np.random.default_rng(0).permutation(len(numbers))[:num_clips]
-    return [cut_clip(store.clip(numbers[i]), data.num_frames) for i in order]
+    return sequence_of(
+        lambda place: cut_clip(store.clip(numbers[order[place]]), data.num_frames), len(order)
+    )
 
 
 def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
@@ -156,13 +159,13 @@ def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
 
 def _pick_fitting(
     store: TokenStore, data: TokenData, split: str, num_clips: int
-) -> list[TokenClip]:
+) -> Sequence[TokenClip]:
     """Return clips of a split that an example holds whole, none if fewer than two do."""
     frames = store.frames(store.numbers(split)).tolist()
     if sum(length <= data.num_frames for length in frames) < FEWEST:
         return []
     picked = pick_prompts(_entries(store, split), frames, data, split, num_clips, {})
-    return [store.clip(entry.number) for entry in picked]
+    return _read_clips(store, picked)
 
 
 class _Entry(NamedTuple):
@@ -172,6 +175,12 @@ class _Entry(NamedTuple):
     id: str
     text: str
     speaker: str
+
+
+def _read_clips(store: TokenStore, picked: Sequence[_Entry]) -> Sequence[TokenClip]:
+    """Return the tokens of clips; of many, these are read whenever they are asked for."""
+    numbers = [entry.number for entry in picked]
+    return sequence_of(lambda place: store.clip(numbers[place]), len(numbers))
 
 
 def _entries(store: TokenStore, split: str) -> list[_Entry]:

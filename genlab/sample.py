@@ -1,7 +1,8 @@
 """From a trained decoder to audio: conditions in, tokens and waves out, with what it cost.
 
-Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its
-codes or latents, so only the decoder differs between arms. Compilation is timed separately.
+Every family is sampled by one compiled program, a block of prompts at a time over all chips; the
+same frozen codec then decodes its codes or latents, so only the decoder differs between arms.
+Compilation is timed separately.
 `latency_s` is one prompt alone, from conditions to audio. `first_audio_s` is the wait before sound
 can start: a decoder with `stream` plays its first frames while it generates the rest; the others
 have nothing to play before their last network call.
@@ -13,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 from typing_extensions import TypedDict
 
-from genlab.codecs.frozen import FrozenCodec
+from genlab.codecs.frozen import FrozenCodec, bucket_frames
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
+from genlab.data.drawn import BLOCK_PROMPTS, DrawnWaves
 from genlab.data.listing import SAMPLED_NAME
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.cost import sample_cost
@@ -34,6 +36,7 @@ from genlab.decoders.told.by_hand import AS_PROMPTED, ByHand
 from genlab.experiment import DecoderRun
 from genlab.fairness.reach import Reach, measure_reach
 from genlab.inputs import open_store
+from genlab.machine.rows import ALONE, RowSplit, all_chips, fill_rows
 from genlab.packages.package import load_decoder
 from genlab.prompts import check_span, choose_prompts, keep_frames
 from genlab.run.bounds import CODES_FLOOR
@@ -53,7 +56,7 @@ class Sampled:
     that. `reach` is empty where it was not measured.
     """
 
-    waves: list[Float[np.ndarray, "s"]]
+    waves: Sequence[Float[np.ndarray, "s *c"]]
     network_calls: int
     wall_s: float
     audio_s: float
@@ -102,59 +105,67 @@ def sample_clips(
     run: DecoderRun,
     store: TokenStore,
     codec: FrozenCodec,
-    clips: Sequence[TokenClip],
-    seed: int,
+    waves: DrawnWaves,
     lengths_s: Sequence[float] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Sampled:
-    """Sample every clip's condition (speaker, content, number of frames), and measure what it
-    takes.
+) -> SampleFacts:
+    """Sample every prompt's condition (speaker, content, number of frames), write the waves, and
+    return what it takes.
 
-    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`). All prompts
-    are one batch, so `progress` counts steps: compiled, drawn, decoded, timed alone, and each
-    length.
+    Prompts are drawn in blocks over all chips (`DrawnWaves`), of which a call that was killed
+    leaves the whole ones. `lengths_s`: seconds of longer clips whose cost is measured too
+    (`measure_length`). `progress` counts steps: compiled, each block drawn and decoded, timed
+    alone, and each length.
     """
-    progress(0, steps := 4 + len(lengths_s))
-    key = jax.random.key(seed)
-    # The frames of a training example: prompts are no longer, and the budget counted calls and
-    # FLOPs for these.
-    cond, num_frames = conditions(store, clips, run.data.num_frames)
-    compiled, compile_s = compile_sampler(model, run, cond, num_frames)
-    _compile_codec(model, codec, clips)
+
+    def tell(block: Sequence[TokenClip]) -> tuple[Cond, np.ndarray]:
+        # The frames of a training example: prompts are no longer, and the budget counted calls and
+        # FLOPs for these.
+        return conditions(store, block, run.data.num_frames)
+
+    progress(0, steps := 2 + 2 * len(waves.blocks) + len(lengths_s))
+    compiled, compile_s = compile_sampler(
+        model, run, *tell(waves.clips[:BLOCK_PROMPTS]), spread=all_chips(run.settings.sharding)
+    )
     progress(1, steps)
-    began = time.perf_counter()
-    drawn = compiled(cond, num_frames, key)
-    wall_s = time.perf_counter() - began
-    reach = measure_reach(
-        run.task(store), lambda other: compiled(other, num_frames, key).tokens, drawn.tokens, cond
+
+    def reach(cond: Cond, num_frames: np.ndarray, drawn: SampleOut) -> Mapping[str, Reach]:
+        def draw(other: Cond) -> Tokens:
+            return compiled(other, num_frames, waves.key).tokens
+
+        return measure_reach(run.task(store), draw, drawn.tokens, cond)
+
+    drawn = waves.draw(
+        compiled,
+        tell,
+        functools.partial(decode, store=store, codec=codec),
+        codec.wave_rate_hz,
+        warm=_warm_codec(model, codec),
+        measure=reach,
+        progress=lambda done: progress(1 + done, steps),
     )
-    progress(2, steps)  # outside the times: a terminal may be slow
-    began = time.perf_counter()
-    waves = decode(drawn, store, codec)
-    wall_s += time.perf_counter() - began
-    progress(3, steps)
-    single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
+    frames = np.array([len(clip.units) for clip in waves.clips])
+    middle = waves.clips[int(np.argsort(frames, kind="stable")[len(frames) // 2])]
     latency_s, first_audio_s, more_compile_s = measure_latency(
-        model, run, store, codec, clips[single], key
+        model, run, store, codec, middle, waves.key
     )
-    progress(4, steps)
+    progress(done := steps - len(lengths_s), steps)
     by_length = {}
-    for number, length_s in enumerate(lengths_s, start=5):
+    for number, length_s in enumerate(lengths_s, start=done + 1):
         by_length[f"{length_s:g}"] = measure_length(
-            model, run, store, codec, clips[single], length_s, key
+            model, run, store, codec, middle, length_s, waves.key
         )
         progress(number, steps)
-    return Sampled(
-        waves=waves,
+    return SampleFacts(
         network_calls=compiled.network_calls,
-        wall_s=wall_s,
-        audio_s=float(num_frames.sum()) / codec.spec.frame_hz,
+        wall_s=drawn["wall_s"],
+        audio_s=float(frames.sum()) / codec.spec.frame_hz,
         latency_s=latency_s,
-        latency_audio_s=len(clips[single].units) / codec.spec.frame_hz,
+        latency_audio_s=len(middle.units) / codec.spec.frame_hz,
         first_audio_s=first_audio_s,
         compile_s=compile_s + more_compile_s,
         by_length=by_length,
-        reach=reach,
+        reach=cast("dict[str, Reach]", drawn.get("measured", {})),
     )
 
 
@@ -273,24 +284,46 @@ def conditions(
 
 @dataclasses.dataclass(frozen=True)
 class CompiledSampler:
-    """`sample` of one model for one shape, as one call on the device."""
+    """`sample` of one model for one shape, as one call on the devices of `spread`.
+
+    With `rows`, fewer prompts than it was compiled for are filled up, and cut off again.
+    """
 
     call: Callable[..., Tokens]
     network_calls: int
+    spread: RowSplit = ALONE
+    rows: int | None = None
 
     def of(self, model: nnx.Module) -> "CompiledSampler":
         """Return the same program for other parameters."""
         program: Any = self.call  # a partial over the state of the model that it was compiled for
-        return CompiledSampler(
-            functools.partial(program.func, nnx.split(model)[1]), self.network_calls
-        )
+        state = self.spread.whole(nnx.split(model)[1])
+        return dataclasses.replace(self, call=functools.partial(program.func, state))
 
     def __call__(
         self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None
     ) -> SampleOut:
         """Return the sampled tokens once the device is done."""
-        arguments = (cond, num_frames, key) if prompt is None else (cond, num_frames, key, prompt)
-        return SampleOut(jax.block_until_ready(self.call(*arguments)), self.network_calls)
+        count, rows = len(num_frames), self.rows or len(num_frames)
+        arguments = _arguments(cond, num_frames, key, prompt, self.spread, rows)
+        tokens = jax.block_until_ready(self.call(*arguments))
+        if rows != count:
+            tokens = jax.tree.map(lambda leaf: leaf[:count], tokens)
+        return SampleOut(tokens, self.network_calls)
+
+
+def _arguments(
+    cond: Cond,
+    num_frames: np.ndarray,
+    key: jax.Array,
+    prompt: Prompt | None,
+    spread: RowSplit,
+    rows: int,
+) -> tuple[object, ...]:
+    """Return what a compiled sampler is called with, on its devices."""
+    told = (cond, num_frames) if prompt is None else (cond, num_frames, prompt)
+    cond, num_frames, *more = spread.split(fill_rows(told, rows))
+    return (cond, num_frames, spread.whole(key), *more)
 
 
 def compile_sampler(
@@ -299,8 +332,11 @@ def compile_sampler(
     cond: Cond,
     num_frames: np.ndarray,
     prompt: Prompt | None = None,
+    spread: RowSplit = ALONE,
 ) -> tuple[CompiledSampler, float]:
-    """Compile sampling for the shapes of `cond`; return it and the seconds that took."""
+    """Compile sampling for the shapes of `cond`, its prompts split over the devices of `spread`;
+    return it and the seconds that took.
+    """
     graph, state = nnx.split(model)
     calls = []
 
@@ -321,12 +357,13 @@ def compile_sampler(
         return out.tokens
 
     began = time.perf_counter()
-    arguments = (cond, num_frames, jax.random.key(0)) + (() if prompt is None else (prompt,))
+    rows = spread.fit(len(num_frames))
+    arguments = _arguments(cond, num_frames, jax.random.key(0), prompt, spread, rows)
     # The model's state is an argument, not a constant: one program serves all training seeds.
+    state = spread.whole(state)
     compiled = jax.jit(draw).lower(state, *arguments).compile()
-    return CompiledSampler(
-        functools.partial(compiled, state), calls[-1]
-    ), time.perf_counter() - began
+    sampler = CompiledSampler(functools.partial(compiled, state), calls[-1], spread, rows)
+    return sampler, time.perf_counter() - began
 
 
 def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[np.ndarray]:
@@ -422,6 +459,19 @@ def _compile_codec(model: nnx.Module, codec: FrozenCodec, clips: Sequence[TokenC
         codec.decode_codes([clip.codes for clip in clips])
     else:
         codec.decode_latents([clip.latents for clip in clips])
+
+
+def _warm_codec(model: nnx.Module, codec: FrozenCodec) -> Callable[[Sequence[TokenClip]], None]:
+    """Return a function that lets the codec compile the shapes of a block it has not seen yet."""
+    seen: set[tuple[int, int]] = set()
+
+    def warm(clips: Sequence[TokenClip]) -> None:
+        shape = len(clips), bucket_frames(max(len(clip.units) for clip in clips) + 1)
+        if shape not in seen:
+            seen.add(shape)
+            _compile_codec(model, codec, clips)
+
+    return warm
 
 
 def _time_calls(call: Callable[[], object]) -> tuple[float, float]:

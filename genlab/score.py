@@ -7,6 +7,7 @@ codes as the latents they represent, twice: drawn from the bare law, which is a 
 was trained, and with the arm's own sampler, which describes what is heard.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from genlab.arms import ArmRun, by_name
 from genlab.config import digest
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
+from genlab.data.streamed import each_of, join_all
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY
 from genlab.evaluate.energy_audit import audit_blocks
@@ -34,7 +36,7 @@ from genlab.evaluate.rows import load_row, save_row
 from genlab.experiment import Comparison
 from genlab.fairness.counts import score_counts
 from genlab.forecasts.rows import add_energies, add_lookup, dress_rows
-from genlab.material import Material, floor_waves, gather, lookup_latents
+from genlab.material import Material, decode_row, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, networks_of, recognisers
 from genlab.prompts import choose_scored, choose_unscored, num_scored, real_blocks
 from genlab.recognisers.shipped import load_recogniser
@@ -167,7 +169,7 @@ def score_rows(
 
 
 def _hear(
-    waves: Sequence[Float[np.ndarray, "s"]],
+    waves: Sequence[Float[np.ndarray, "s *c"]],
     config: Comparison,
     material: Material,
     name: str,
@@ -182,7 +184,7 @@ def _hear(
     draws = len(waves) // (len(material.prompts) * seeds)
     return score_clips(
         waves,
-        material.prompts * (seeds * draws),
+        join_all([material.prompts] * (seeds * draws)),
         context,
         metrics=config.all_metrics,
         is_reconstruction=name in FLOORS,
@@ -250,19 +252,22 @@ def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[st
 
 def _waves_of_rows(
     material: Material, by_seed: Mapping[str, Sequence[ArmRun]], means: Sequence[np.ndarray]
-) -> dict[str, list[Float[np.ndarray, "s"]]]:
+) -> dict[str, Sequence[Float[np.ndarray, "s *c"]]]:
     """Return the audio of every row: of an arm, seeds follow each other, in them draws, in them
     prompts. `means` are the mean latents of the prompts, if they are a row.
     """
-    waves = {REAL: [prompt.wave for prompt in material.prompts]} if material.prompts else {}
+    waves: dict[str, Sequence[np.ndarray]] = {}
+    if material.prompts:
+        waves[REAL] = each_of(operator.attrgetter("wave"), material.prompts)
     with clock.stage(clock.SAMPLE, REAL):
         waves |= floor_waves(material)
     if means:
         with clock.stage(clock.SAMPLE, LOOKUP):
-            waves[LOOKUP] = material.codec.decode_latents(means)
+            waves[LOOKUP] = decode_row(LOOKUP, material.codec.decode_latents, means, material)
     for name, runs in by_seed.items():
-        sets = [drawn for arm in runs for drawn in (arm.sampled.waves, *arm.more_waves)]
-        waves[name] = [wave for drawn in sets for wave in drawn]
+        waves[name] = join_all(
+            [drawn for arm in runs for drawn in (arm.sampled.waves, *arm.more_waves)]
+        )
     return waves
 
 

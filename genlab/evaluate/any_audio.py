@@ -4,15 +4,17 @@ In: `Clips` in the format of the corpus, at any rate, mono or stereo. Out: `Work
 rows of the table are in any_table.py.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
+from genlab.evaluate.classes import ClassProbe
 from genlab.evaluate.context import TIMBRE, EmbeddingSpace, Wanted, Wave
 from genlab.evaluate.controls import label_swap, not_applicable
 from genlab.evaluate.measures import distances_in
-from genlab.evaluate.metric import Clips, Found, Work, each_clip
+from genlab.evaluate.metric import Clips, Found, Work, each_clip, jobs_of_clips
 from genlab.evaluate.scores import clip_means
 from genlab.evaluate.spectrum import periodic_window, power_spectrum
 from genlab.evaluate.timbre import mel_levels
@@ -26,16 +28,16 @@ def long_term_spectrum(clips: Clips) -> Work:
     """How far the mean spectrum of a clip is from that of the real one, in dB; order does not
     matter.
     """
-    rate_hz = clips.audio.sample_rate_hz
-
-    def measure(wave: Wave, prompt: Wanted) -> float:
-        levels = [
-            10 * np.log10(np.mean(10 ** (mel_levels(mono, rate_hz) / 10), axis=0))
-            for mono in (_mono(wave), _mono(prompt.wave))
-        ]
-        return float(np.abs(levels[0] - levels[1]).mean())
-
+    measure = partial(_spectrum_distance, clips.audio.sample_rate_hz)
     return each_clip("ltas_distance", measure)(clips)
+
+
+def _spectrum_distance(rate_hz: int, wave: Wave, prompt: Wanted) -> float:
+    levels = [
+        10 * np.log10(np.mean(10 ** (mel_levels(mono, rate_hz) / 10), axis=0))
+        for mono in (_mono(wave), _mono(prompt.wave))
+    ]
+    return float(np.abs(levels[0] - levels[1]).mean())
 
 
 def aligned_spectra(clips: Clips) -> Work:
@@ -44,12 +46,12 @@ def aligned_spectra(clips: Clips) -> Work:
     """
     if not clips.is_reconstruction:
         return Work()
-    rate_hz = clips.audio.sample_rate_hz
-
-    def measure(wave: Wave, prompt: Wanted) -> float:
-        return spectral_distance_db(prompt.wave, wave, rate_hz)
-
+    measure = partial(_aligned_distance, clips.audio.sample_rate_hz)
     return each_clip("stft_distance", measure)(clips)
+
+
+def _aligned_distance(rate_hz: int, wave: Wave, prompt: Wanted) -> float:
+    return spectral_distance_db(prompt.wave, wave, rate_hz)
 
 
 def spectral_distance_db(
@@ -83,19 +85,19 @@ def spectral_distance_db(
 
 def chroma(clips: Clips) -> Work:
     """How alike the pitch classes of a clip and of the real one are, frame by frame."""
-    rate_hz = clips.audio.sample_rate_hz
-
-    def measure(wave: Wave, prompt: Wanted) -> float:
-        found = [_chroma(_mono(one), rate_hz) for one in (wave, prompt.wave)]
-        frames = min(len(one) for one in found)
-        a, b = (one[:frames] for one in found)
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        is_heard = norms > 0
-        if not is_heard.any():
-            return np.nan
-        return float((np.sum(a * b, axis=1)[is_heard] / norms[is_heard]).mean())
-
+    measure = partial(_chroma_similarity, clips.audio.sample_rate_hz)
     return each_clip("chroma_similarity", measure)(clips)
+
+
+def _chroma_similarity(rate_hz: int, wave: Wave, prompt: Wanted) -> float:
+    found = [_chroma(_mono(one), rate_hz) for one in (wave, prompt.wave)]
+    frames = min(len(one) for one in found)
+    a, b = (one[:frames] for one in found)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    is_heard = norms > 0
+    if not is_heard.any():
+        return np.nan
+    return float((np.sum(a * b, axis=1)[is_heard] / norms[is_heard]).mean())
 
 
 def _chroma(wave: Wave, rate_hz: int) -> Float[np.ndarray, "t c"]:
@@ -125,7 +127,7 @@ def classes(clips: Clips) -> Work:
         reason = "there are no two classes of real clips"
         control = not_applicable("class_swap", "class_accuracy", reason)
         return Work((), lambda found: Found(controls=[control]))
-    asked = [prompt.speaker for prompt in clips.prompts]
+    asked = [prompt.speaker for prompt in clips.asked]
 
     def finish(found: list[np.ndarray]) -> Found:
         posterior = np.stack(found)
@@ -148,10 +150,13 @@ def classes(clips: Clips) -> Work:
         notes = {"class_accuracy": note} if strange else {}
         return Found(values, notes=notes, controls=[swap])
 
-    def judge(wave: Wave) -> np.ndarray:
-        return probe.posteriors(space.embed(wave))
+    return Work(jobs_of_clips(partial(_judge, probe, space.embed), clips), finish)
 
-    return Work([partial(judge, wave) for wave in clips.waves], finish)
+
+def _judge(
+    probe: ClassProbe, embed: Callable[[Wave], np.ndarray], wave: Wave, prompt: Wanted
+) -> np.ndarray:
+    return probe.posteriors(embed(wave))
 
 
 def _is_timbre(space: EmbeddingSpace) -> bool:

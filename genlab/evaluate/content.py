@@ -18,6 +18,7 @@ from jaxtyping import Float, Shaped
 from genlab.config import GenlabError
 from genlab.data.audio import as_wave
 from genlab.data.text import normalise_text
+from genlab.evaluate.sessions import open_once
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 PEAK = 0.5
@@ -50,6 +51,7 @@ class GrammarRecogniser:
     """
 
     def __init__(self, jsgf: str, vocabulary: Collection[str]):
+        self._arguments = jsgf, tuple(vocabulary)
         self._decoder = open_pocketsphinx()
         # one decoder holds one utterance, and pocketsphinx keeps the GIL anyway
         self._lock = threading.Lock()
@@ -85,6 +87,13 @@ class GrammarRecogniser:
             self._decoder.end_utt()
             hypothesis = self._decoder.hyp()
         return normalise_text(hypothesis.hypstr) if hypothesis else ""
+
+    def transcribe_all(self, waves: Sequence[Shaped[np.ndarray, "..."]]) -> list[str]:
+        """Return `transcribe` of each wave."""
+        return [self.transcribe(wave) for wave in waves]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_once, (type(self), *self._arguments)
 
 
 def open_pocketsphinx() -> Any:

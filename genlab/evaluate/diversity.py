@@ -68,7 +68,12 @@ def relative_spread(
 
     clips = np.arange(len(generated))
     return bootstrap_statistic(
-        spread, clips, interval="percentile", seed=seed, num_resamples=NUM_RESAMPLES
+        spread,
+        clips,
+        interval="percentile",
+        seed=seed,
+        num_resamples=NUM_RESAMPLES,
+        cells=len(clips) ** 2,
     )
 
 

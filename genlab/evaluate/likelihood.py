@@ -15,7 +15,6 @@ and draws together: an interval over clips holds the Monte-Carlo error already, 
 would count it twice.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
@@ -145,15 +144,14 @@ def _score_batches(
     chosen: Mapping[str, float],
 ) -> ClipBits:
     num_frames = max(len(clip.units) for clip in clips)
-    examples = [store.example(clip, num_frames) for clip in clips]
-    tokens, cond = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     parts = []
     for number, first in enumerate(range(0, len(clips), BATCH_CLIPS)):
         # A short last batch is filled up with the first clip: one compiled shape, results cut off
         # again.
         rows = np.arange(first, first + min(BATCH_CLIPS, len(clips)))
         rows = np.where(rows < len(clips), rows, 0)
-        batch = [jax.tree.map(operator.itemgetter(rows), leaves) for leaves in (tokens, cond)]
+        examples = [store.example(clips[row], num_frames) for row in rows]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
         parts.append(score(*batch, jax.random.fold_in(jax.random.key(seed), number), chosen))
     bits, errors = (
         np.concatenate(column)[: len(clips)].astype(np.float64) for column in list(zip(*parts))[:2]

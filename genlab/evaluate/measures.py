@@ -5,13 +5,14 @@ function here belongs to the rows of table.py that name it; what it computes wit
 of the metric (pitch.py, speaker.py, ...).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
+from genlab.data.streamed import IN_MEMORY, Streamed, sequence_of, split_up
 from genlab.data.text import has_symbols
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.content import character_errors, word_errors
@@ -37,7 +38,7 @@ from genlab.evaluate.diversity import (
     coverage_density,
     relative_spread,
 )
-from genlab.evaluate.metric import Clips, Found, OfSets, Work
+from genlab.evaluate.metric import Clips, Found, OfSets, Work, jobs_of_clips
 from genlab.evaluate.pitch import PitchAgreement, PitchTracker, compare_tracks
 from genlab.evaluate.quality import QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
@@ -49,6 +50,8 @@ from genlab.statistics.bootstrap import Estimate
 from genlab.statistics.crossed import estimate_over_runs
 
 Item = TypeVar("Item")
+# Clips of each set behind distances between sets, whose cost grows with the square.
+SET_CLIPS = 256
 
 
 def quality(clips: Clips) -> Work:
@@ -78,7 +81,10 @@ def quality(clips: Clips) -> Work:
         note = f"{rated} of {per_set} prompts are rated (evaluation.dnsmos_clips)"
         return Found(found_values, notes=dict.fromkeys(found_values, note * (rated < per_set)))
 
-    return Work([partial(network, [clips.waves[i] for i in batch]) for batch in batches], finish)
+    jobs = sequence_of(
+        lambda number: partial(network, [clips.waves[i] for i in batches[number]]), len(batches)
+    )
+    return Work(jobs, finish)
 
 
 def pitch(clips: Clips) -> Work:
@@ -98,8 +104,7 @@ def pitch(clips: Clips) -> Work:
 
     tracker = clips.context.tracker
     assert tracker is not None, "a row that names PitchTracker has it opened"
-    pairs = zip(clips.waves, clips.prompts)
-    return Work([partial(_follow_pitch, tracker, wave, prompt) for wave, prompt in pairs], finish)
+    return Work(jobs_of_clips(partial(_follow_pitch, tracker), clips), finish)
 
 
 def _follow_pitch(tracker: PitchTracker, wave: Wave, prompt: Wanted) -> PitchAgreement:
@@ -110,13 +115,14 @@ def speaker(clips: Clips) -> Work:
     """Whose voice is heard, in groups of clips of one speaker, and the control on the voices of the
     others.
     """
-    context, prompts = clips.context, clips.prompts
+    context, prompts = clips.context, clips.asked
     encoder = context.encoder
     assert encoder is not None, "a row that names SpeakerEncoder has it opened"
     # Grouped by the real clips' lengths, so that the groups are the same in every row, training
     # seed and draw.
-    own = prompts[: clips.per_set]
-    groups = group_clips([len(prompt.wave) for prompt in own], [prompt.speaker for prompt in own])
+    own = clips.prompts[: clips.per_set]
+    lengths, speakers = zip(*((len(prompt.wave), prompt.speaker) for prompt in own))
+    groups = group_clips(lengths, speakers)
     firsts = range(0, len(clips.waves), clips.per_set)
     groups = [[first + i for i in members] for first in firsts for members in groups]
 
@@ -142,10 +148,11 @@ def speaker(clips: Clips) -> Work:
             swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
         return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
 
-    return Work(
-        [partial(embed_groups, encoder, clips.waves, [members]) for members in groups],
-        finish,
-    )
+    def job(number: int) -> partial[np.ndarray]:
+        waves = [clips.waves[i] for i in groups[number]]
+        return partial(embed_groups, encoder, waves, [range(len(waves))])
+
+    return Work(sequence_of(job, len(groups)), finish)
 
 
 def content(clips: Clips) -> Work:
@@ -153,7 +160,8 @@ def content(clips: Clips) -> Work:
     prompts.
     """
     metrics = clips.context.content
-    prompts = clips.prompts
+    prompts = clips.asked
+    parts = split_up(clips.waves, IN_MEMORY)
 
     def finish(found: list[list[str]]) -> Found:
         silent = sum(not has_symbols(prompt.text) for prompt in prompts)
@@ -162,7 +170,9 @@ def content(clips: Clips) -> Work:
             if silent
             else ""
         )
-        transcripts = {metric.score_name: heard for metric, heard in zip(metrics, found)}
+        # One part after another, and the parts of one metric follow each other.
+        heard = _split([text for texts in found for text in texts], len(metrics))
+        transcripts = {metric.score_name: texts for metric, texts in zip(metrics, heard)}
         values: dict[str, ClipValues] = {}
         controls = []
         for metric in metrics:
@@ -175,7 +185,11 @@ def content(clips: Clips) -> Work:
             values, notes=dict.fromkeys(values, note), controls=controls, transcripts=transcripts
         )
 
-    jobs = [partial(_transcribe, metric, clips.waves) for metric in metrics]
+    def job(number: int) -> partial[list[str]]:
+        metric, part = divmod(number, len(parts))
+        return partial(_transcribe, metrics[metric], list(parts[part]))
+
+    jobs = sequence_of(job, len(metrics) * len(parts))
     return Work(jobs, finish, is_long=True)
 
 
@@ -187,7 +201,7 @@ def _content_errors(
     metric: ContentMetric, transcripts: list[str], clips: Clips
 ) -> tuple[ClipValues, Control]:
     count = word_errors if metric.level == "word" else character_errors
-    texts = [prompt.text for prompt in clips.prompts]
+    texts = [prompt.text for prompt in clips.asked]
     seed = clips.context.config.seed
     with stage(CONTROLS):
         control = prompt_swap(
@@ -200,30 +214,47 @@ def reconstruction(clips: Clips) -> Work:
     """Distances between aligned waves, of codec floors only."""
     if not clips.is_reconstruction:
         return Work()
-    originals = [prompt.wave for prompt in clips.prompts]
-
-    def compute() -> dict[str, np.ndarray]:
-        return {
-            "mel_distance": mel_distances_db(originals, clips.waves),
-            **pesq_stoi(originals, clips.waves),
-        }
 
     def finish(found: list[dict[str, np.ndarray]]) -> Found:
         return Found(
-            {name: clip_means(values, clips.clusters) for name, values in found[0].items()}
+            {
+                name: clip_means(np.concatenate([part[name] for part in found]), clips.clusters)
+                for name in found[0]
+            }
         )
 
-    return Work([compute], finish)
+    return Work(_jobs_of_pairs(_reconstruct, clips), finish)
+
+
+def _reconstruct(originals: Sequence[Wave], waves: Sequence[Wave]) -> dict[str, np.ndarray]:
+    return {
+        "mel_distance": mel_distances_db(originals, waves),
+        **pesq_stoi(originals, waves),
+    }
 
 
 def distortion(clips: Clips) -> Work:
     """Mel-cepstral distortion against the real clips, warped in time."""
-    originals = [prompt.wave for prompt in clips.prompts]
 
     def finish(found: list[np.ndarray]) -> Found:
-        return Found({"mcd": clip_means(found[0], clips.clusters)})
+        return Found({"mcd": clip_means(np.concatenate(found), clips.clusters)})
 
-    return Work([partial(cepstral_distortions, originals, clips.waves)], finish)
+    return Work(_jobs_of_pairs(cepstral_distortions, clips), finish)
+
+
+def _jobs_of_pairs(
+    function: Callable[[Sequence[Wave], Sequence[Wave]], Item], clips: Clips
+) -> Sequence[partial[Item]]:
+    """Return jobs on the real and the generated clips: one, and of many clips one for each part."""
+    numbers = range(len(clips.waves))
+    size = IN_MEMORY if isinstance(clips.waves, Streamed) else len(numbers)
+    parts = [numbers[first : first + size] for first in numbers[::size]]
+
+    def job(number: int) -> partial[Item]:
+        originals = [clips.prompts[i].wave for i in parts[number]]
+        return partial(function, originals, [clips.waves[i] for i in parts[number]])
+
+    return sequence_of(job, len(parts))
 
 
 def codes(clips: Clips) -> Work:
@@ -255,14 +286,17 @@ def distances_in(spaces: Sequence[EmbeddingSpace], clips: Clips) -> Work:
     """Distances between the set of clips and the real ones in spaces of embeddings, and the
     diversity in the first of them.
     """
-    places = [(space, wave) for space in spaces for wave in clips.waves]
+    chosen = spread_evenly(clips.per_set, SET_CLIPS)
+    # The same prompts of every set.
+    taken = [first + i for first in range(0, len(clips.waves), clips.per_set) for i in chosen]
+    note = ""
+    if len(chosen) < clips.per_set:
+        note = f"{len(chosen)} of {clips.per_set} clips of each set, spread evenly"
 
     def finish(found: list[np.ndarray]) -> Found:
         if not spaces:
             return Found()
-        of_space = [
-            found[i * len(clips.waves) : (i + 1) * len(clips.waves)] for i in range(len(spaces))
-        ]
+        of_space = _split(found, len(spaces))
         of_sets: dict[str, OfSets] = {}
         with ThreadPoolExecutor(clips.context.config.threads) as pool:
             for scores in pool.map(
@@ -270,9 +304,19 @@ def distances_in(spaces: Sequence[EmbeddingSpace], clips: Clips) -> Work:
             ):
                 of_sets |= scores
         sets = [_diversity(spaces[0], own, clips) for own in _split(of_space[0], clips.sets)]
-        return Found(of_sets=of_sets | _over_sets(sets, clips))
+        of_sets |= _over_sets(sets, clips)
+        if note:
+            of_sets = {
+                name: one._replace(note="; ".join(filter(None, (one.note, note))))
+                for name, one in of_sets.items()
+            }
+        return Found(of_sets=of_sets)
 
-    return Work([partial(space.embed, wave) for space, wave in places], finish)
+    def job(number: int) -> partial[np.ndarray]:
+        space, place = divmod(number, len(taken))
+        return partial(spaces[space].embed, clips.waves[taken[place]])
+
+    return Work(sequence_of(job, len(spaces) * len(taken)), finish)
 
 
 @single_threaded_blas

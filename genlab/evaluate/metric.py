@@ -12,12 +12,13 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 from genlab.data.audio import SPEECH_AUDIO, AudioFormat, hear
+from genlab.data.streamed import IN_MEMORY, Streamed, each_of, sequence_of, split_up
 from genlab.evaluate.context import EvaluationContext, Wanted, Wave
 from genlab.evaluate.controls import Control
 from genlab.evaluate.scores import (
@@ -31,6 +32,7 @@ from genlab.evaluate.scores import (
 )
 from genlab.statistics.bootstrap import Estimate
 
+Result = TypeVar("Result")
 Needs = Literal[
     "audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"
 ]
@@ -144,16 +146,25 @@ class Clips:
         source = self.context.audio
         if hears == AS_KEPT or source == SPEECH_AUDIO:
             return self
-        waves = [hear(wave, source, SPEECH_AUDIO) for wave in self.waves]
-        prompts = [
-            prompt._replace(wave=hear(prompt.wave, source, SPEECH_AUDIO)) for prompt in self.prompts
-        ]
+        waves = each_of(lambda wave: hear(wave, source, SPEECH_AUDIO), self.waves)
+        prompts = each_of(
+            lambda prompt: prompt._replace(wave=hear(prompt.wave, source, SPEECH_AUDIO)),
+            self.prompts,
+        )
         return dataclasses.replace(self, waves=waves, prompts=prompts, kept=self)
+
+    @functools.cached_property
+    def asked(self) -> Sequence[Wanted]:
+        """What each clip was asked to be; of many without the real audio, which is not kept."""
+        if not isinstance(self.prompts, Streamed):
+            return self.prompts
+        nothing = np.zeros(0, np.float32)
+        return [prompt._replace(wave=nothing, f0=None) for prompt in self.prompts]
 
     @property
     def clusters(self) -> tuple[str, ...]:
         """The unit of statistics that each clip belongs to."""
-        return tuple(prompt.clip_id for prompt in self.prompts)
+        return tuple(prompt.clip_id for prompt in self.asked)
 
     @property
     def runs(self) -> tuple[int, ...]:
@@ -185,7 +196,9 @@ class Clips:
     def codes(self) -> Sequence[Int[np.ndarray, "_ k"]]:
         """What the codec makes of each wave, `[frames, codebooks]`; empty if no codec was given."""
         waves = self.waves if self.kept is None else self.kept.waves
-        return [] if self.context.encode is None else self.context.encode(waves)
+        if self.context.encode is None:
+            return []
+        return [codes for part in split_up(waves, IN_MEMORY) for codes in self.context.encode(part)]
 
 
 class OfSets(NamedTuple):
@@ -215,8 +228,8 @@ def _nothing(results: list[Any]) -> Found:
 
 
 class Work(NamedTuple):
-    """The measurement of one row, to be done: `jobs` in any order on any thread, then `finish` on
-    their results.
+    """The measurement of one row, to be done: `jobs` in any order on any thread or in any process,
+    then `finish` on their results.
     """
 
     jobs: Sequence[Callable[[], Any]] = ()
@@ -228,16 +241,26 @@ class Work(NamedTuple):
 Measure = Callable[[Clips], Work]
 
 
+def jobs_of_clips(
+    function: Callable[[Wave, Wanted], Result], clips: Clips
+) -> Sequence[Callable[[], Result]]:
+    """Return a job for each clip, `function` of its wave and its prompt; of many clips, a job is
+    made when it is about to run.
+    """
+
+    def job(number: int) -> Callable[[], Result]:
+        return functools.partial(function, clips.waves[number], clips.prompts[number])
+
+    return sequence_of(job, len(clips.waves))
+
+
 def each_clip(name: str, function: Callable[[Wave, Wanted], float]) -> Measure:
     """Return the measurement of one number per clip: `function` of a wave and its prompt, NaN where
     undefined.
     """
 
     def measure(clips: Clips) -> Work:
-        jobs = [
-            functools.partial(function, wave, prompt)
-            for wave, prompt in zip(clips.waves, clips.prompts)
-        ]
+        jobs = jobs_of_clips(function, clips)
         clusters = clips.clusters
         return Work(
             jobs, lambda found: Found({name: clip_means(np.array(found, np.float64), clusters)})

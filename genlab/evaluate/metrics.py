@@ -6,18 +6,20 @@ for paired comparisons, the transcripts, and the swap controls. What is measured
 order, is the table's to say (table.py).
 
 Work is cut into jobs for a small thread pool: onnxruntime and numpy release the GIL, so the quality
-network (half of the cost) runs beside the rest, among it pocketsphinx, which keeps the GIL. Scores
-depend on neither the number of threads nor the order of rows.
+network (half of the cost) runs beside the rest, among it pocketsphinx, which keeps the GIL. With
+`evaluation.processes` jobs run in processes too (jobs.py). Scores depend on neither the number of
+threads and processes nor the order of rows.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 import numpy as np
 
 from genlab.config import GenlabError
 from genlab.data.audio import as_audio
+from genlab.data.streamed import Streamed
 from genlab.evaluate.context import ContentMetric as ContentMetric
 from genlab.evaluate.context import EvaluationConfig as EvaluationConfig
 from genlab.evaluate.context import EvaluationContext, Wanted, Wave
@@ -25,6 +27,7 @@ from genlab.evaluate.context import build_context as build_context
 from genlab.evaluate.context import grammar_metric as grammar_metric
 from genlab.evaluate.context import require_networks as require_networks
 from genlab.evaluate.controls import Control
+from genlab.evaluate.jobs import run_jobs
 from genlab.evaluate.metric import Clips, Found, Hears, Metric
 from genlab.evaluate.scores import ClipValues, Score
 from genlab.evaluate.sessions import single_threaded_blas
@@ -126,15 +129,10 @@ def _measure(
     ]
     total = 1 + sum(len(work.jobs) for work in works)  # one more: what is made of their results
     progress(0, total)
-    with ThreadPoolExecutor(clips.context.config.threads) as pool:
-        # The longest jobs start first, so that the threads finish together.
-        order = sorted(range(len(works)), key=lambda i: not works[i].is_long)
-        futures = {i: [pool.submit(job) for job in works[i].jobs] for i in order}
-        for done, _ in enumerate(
-            as_completed([job for of_work in futures.values() for job in of_work]), start=1
-        ):
-            progress(done, total)
-        found = [work.finish([job.result() for job in futures[i]]) for i, work in enumerate(works)]
+    done = itertools.count(1)
+    config = clips.context.config
+    results = run_jobs(works, config.threads, config.processes, lambda: progress(next(done), total))
+    found = [work.finish(of_work) for work, of_work in zip(works, results)]
     progress(total, total)
     return found
 
@@ -145,14 +143,17 @@ def _excuse(control: Control, context: EvaluationContext) -> Control:
     return control if reason is None else control._replace(passed=False, reason=reason)
 
 
-def _check_waves(generated: Sequence[Wave], prompts: Sequence[Wanted]) -> list[Wave]:
+def _check_waves(generated: Sequence[Wave], prompts: Sequence[Wanted]) -> Sequence[Wave]:
     if len(generated) != len(prompts) or not prompts:
         raise GenlabError(
             f"generated: expected one clip per prompt, got {len(generated)} for {len(prompts)} "
             "prompts"
         )
-    waves = [
-        as_audio(wave, f"generated: the clip of prompt {prompt.clip_id!r}")
-        for wave, prompt in zip(generated, prompts)
-    ]
-    return [np.clip(wave, -1.0, 1.0) for wave in waves]
+
+    def check(number: int) -> Wave:
+        name = f"generated: the clip of prompt {prompts[number].clip_id!r}"
+        return np.clip(as_audio(generated[number], name), -1.0, 1.0)
+
+    if not isinstance(generated, Streamed):
+        return [check(number) for number in range(len(generated))]
+    return Streamed(check, len(generated))  # checked whenever one is asked for

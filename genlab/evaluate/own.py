@@ -27,6 +27,7 @@ import numpy as np
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import Hashed, Open, file_of
+from genlab.data.streamed import each_of
 from genlab.evaluate.metric import Clips, Found, Measure, Metric, Work, spell
 from genlab.evaluate.table import known_metric
 
@@ -149,7 +150,7 @@ class _Guarded:
         work = self._run(lambda: self.measure(clips))
         if not isinstance(work, Work):
             raise GenlabError(f"{self.place}: measure returns {shorten(work)}, expected Work")
-        jobs = [lambda job=job: self._run(job) for job in work.jobs]
+        jobs = each_of(lambda job: functools.partial(self._run, job), work.jobs)
         return work._replace(
             jobs=jobs,
             finish=lambda results: self._check(

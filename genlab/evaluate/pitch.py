@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from genlab.data.audio import as_wave
-from genlab.evaluate.sessions import find_weights, open_network
+from genlab.evaluate.sessions import find_weights, open_network, open_once
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 HOP_SAMPLES = 256
@@ -47,6 +47,9 @@ class PitchTracker:
 
     def __init__(self) -> None:
         self._network = open_network(find_weights("swift_f0", "model.onnx", "swift-f0==0.3.0"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_once, (type(self))
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> PitchTrack:
         """Return the F0 track of a clip."""

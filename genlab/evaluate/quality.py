@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from genlab.data.audio import as_waves
-from genlab.evaluate.sessions import find_weights, open_network
+from genlab.evaluate.sessions import find_weights, open_network, open_once
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_window, power_spectrum
 
 WINDOW_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)
@@ -57,6 +57,9 @@ class Dnsmos:
         self.batch_windows = batch_windows
         self._p835 = open_network(find_weights("speechmos", "dnsmos_models/sig_bak_ovr.onnx"))
         self._p808 = open_network(find_weights("speechmos", "dnsmos_models/model_v8.onnx"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_once, (type(self), self.max_windows, self.batch_windows)
 
     def __call__(self, waves: Sequence[Shaped[np.ndarray, "..."]]) -> QualityScores:
         """Score each clip: the mean over its windows.

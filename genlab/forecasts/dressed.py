@@ -30,7 +30,7 @@ MOST_RESIDUALS: Final = 400  # validation clips behind the errors
 Block = Float[np.ndarray, "n f d"]
 
 
-def choose_residual_clips(store: TokenStore, config: Comparison) -> list[TokenClip]:
+def choose_residual_clips(store: TokenStore, config: Comparison) -> Sequence[TokenClip]:
     """Return the validation clips whose errors dress a forecast; none without two of them."""
     return choose_validation(store, config.data, config.prompts_split, MOST_RESIDUALS)
 

@@ -106,11 +106,11 @@ def _clip(row: PromptRow, name: str, title: str, index: int | None, extent_s: fl
         note=row.notes.get(name, ""),
         png=_base64(mel_png(wave, row.sample_rate_hz, extent_s=extent_s)),
         wav=_base64(wav_bytes(wave, row.sample_rate_hz)),
-        marks=_marks(row.scores.get(name, {})),
+        marks=score_marks(row.scores.get(name, {})),
     )
 
 
-def _marks(scores: Mapping[str, float]) -> Markup:
+def score_marks(scores: Mapping[str, float]) -> Markup:
     """Return the scores of one clip in one line, each with its name."""
     parts = [
         Markup("<span><b>{}</b> {}</span>").format(format_value(float(value)), score_title(name))

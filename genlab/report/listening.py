@@ -5,6 +5,7 @@ In: listening.json as a dict. Out: rows of text (a head first) for the terminal 
 `Markup`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from markupsafe import Markup
@@ -35,6 +36,22 @@ def listening_section(merged: Listening | None) -> Markup:
         "and prompts at once; p "
         'has Holm\'s correction over the pairs.</p>{}<ul class="footnotes">{}</ul>'
     ).format(" ".join(counted(merged)), tables, verdicts)
+
+
+def page_links(pages: Sequence[str]) -> Markup:
+    """Return links to the pages that play all prompts, nothing if there are none."""
+    if not pages:
+        return Markup("")
+    links = join(
+        Markup('<li><a href="{}">{}</a></li>').format(
+            page, page.rsplit("/", 1)[-1].removesuffix(".html").removeprefix("prompts")
+        )
+        for page in pages
+    )
+    return Markup(
+        "<details><summary>All prompts, on pages of their own</summary><p>They play the files of "
+        'the run directory, so they are heard only from there.</p><ul class="key">{}</ul></details>'
+    ).format(links)
 
 
 def listening_tables(merged: Listening) -> list[tuple[str, list[list[str]]]]:

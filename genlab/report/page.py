@@ -35,7 +35,7 @@ from genlab.report.crossings import crossings_section
 from genlab.report.dots import dot_plots, has_rings
 from genlab.report.fronts import fronts_section
 from genlab.report.inputs import Ledger, Shown
-from genlab.report.listening import listening_section
+from genlab.report.listening import listening_section, page_links
 from genlab.report.plot import cost_plots
 from genlab.report.spent import time_table
 from genlab.report.tables import (
@@ -100,6 +100,7 @@ def write_report(
     *,
     num_prompts: int | None = None,
     curves: Curves | None = None,
+    listed: Sequence[str] = (),
 ) -> Path:
     """Write report.html into `run_dir` and return its path.
 
@@ -113,6 +114,7 @@ def write_report(
             picture about 40 kB.
         num_prompts: of the comparison, if `clips` are only some of them.
         curves: the losses of every arm and training seed.
+        listed: pages beside the report that play all prompts, if these are too many for one.
 
     Raises:
         GenlabError: if `results` has no arms.
@@ -124,7 +126,9 @@ def write_report(
     config_path = Path(run_dir) / "config.json"
     config = config_path.read_text(encoding="utf-8") if config_path.is_file() else ""
     path = Path(run_dir) / "report.html"
-    page = render_page(results, ledger, clips, config, num_prompts=num_prompts, curves=curves)
+    page = render_page(
+        results, ledger, clips, config, num_prompts=num_prompts, curves=curves, listed=listed
+    )
     write_atomically(path, page)
     return path
 
@@ -137,13 +141,14 @@ def render_page(
     *,
     num_prompts: int | None = None,
     curves: Curves | None = None,
+    listed: Sequence[str] = (),
 ) -> Markup:
     """Return the whole page; see `write_report`."""
     answer = find_answer(results, ledger)
     question = str(results.get("question") or QUESTION)
     bodies = {
         "scores": ("Scores", _scores(results, answer)),
-        "listen": ("Listen", _listen(clips, results, num_prompts)),
+        "listen": ("Listen", _listen(clips, results, num_prompts) + page_links(listed)),
         "cost": ("Quality against cost", cost_plots(results) + cost_table(results)),
         "fronts": ("Fronts", _made(results, "pareto")),
         "crossings": ("Where the ranking flips", _made(results, "crossover")),

@@ -37,7 +37,7 @@ _STREAM = 4096  # apart from the keys of samples and of training
 _KIND = "previews"
 
 
-def choose_preview_clips(run: DecoderRun, store: TokenStore) -> list[TokenClip]:
+def choose_preview_clips(run: DecoderRun, store: TokenStore) -> Sequence[TokenClip]:
     """Return the validation clips whose conditions are previewed."""
     wanted = run.settings.previews
     return choose_prompts(store, run.data, "valid", wanted) if wanted else []

@@ -6,6 +6,7 @@ arm, report.html. Nothing is computed here that a score or a ledger row does not
 """
 
 import functools
+import operator
 import resource
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pydantic import JsonValue
 from genlab import __version__
 from genlab.arms import ArmRun, by_name, find_run_dir, name_trainings
 from genlab.config import digest
+from genlab.data.streamed import IN_MEMORY, each_of
 from genlab.decoders.task import SamplerConfig, guidance_of
 from genlab.evaluate.comparisons import Difference, compare_rows
 from genlab.evaluate.controls import Control
@@ -30,7 +32,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.evaluate.scope import count_speakers
 from genlab.experiment import Comparison
-from genlab.material import Material, floor_waves, lookup_latents
+from genlab.material import Material, decode_row, floor_waves, lookup_latents
 from genlab.preflight import deciding_score
 from genlab.prompts import choose_scored
 from genlab.report import PromptRow, write_report
@@ -39,6 +41,7 @@ from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
 from genlab.report.entries import arm_entry, bound_entry
 from genlab.report.inputs import Ledger, Row, Scored, Shown, WholeResults
+from genlab.report.listening_pages import write_listening_pages
 from genlab.report.method import describe_method
 from genlab.report.tables import ARROWS
 from genlab.report.text import arm_title, score_title
@@ -193,14 +196,18 @@ def collect_shown(
     material: Material,
     heard: Mapping[str, Sampled],
     results: WholeResults,
-) -> dict[str, list[np.ndarray]]:
+) -> dict[str, Sequence[np.ndarray]]:
     """Return the waves of every row that can be heard; `heard`: by arm, what it sampled on its
     first training seed.
     """
-    shown = {REAL: [prompt.wave for prompt in material.prompts]} if material.prompts else {}
+    shown: dict[str, Sequence[np.ndarray]] = {}
+    if material.prompts:
+        real = each_of(operator.attrgetter("wave"), material.prompts)
+        shown[REAL] = decode_row(REAL, list, real, material)
     shown |= floor_waves(material)
     if any(entry["name"] == LOOKUP for entry in results["arms"]):
-        shown[LOOKUP] = material.codec.decode_latents(lookup_latents(config, material))
+        means = lookup_latents(config, material)
+        shown[LOOKUP] = decode_row(LOOKUP, material.codec.decode_latents, means, material)
     return {**shown, **{name: sampled.waves for name, sampled in heard.items()}}
 
 
@@ -208,12 +215,15 @@ def write_events(
     config: Comparison,
     material: Material,
     heard: Mapping[str, Sampled],
-    shown: Mapping[str, list[np.ndarray]],
+    shown: Mapping[str, Sequence[np.ndarray]],
     scored: WholeResults,
     ledger: Ledger,
     out: Path,
 ) -> None:
-    """Write TensorBoard events into `out`; `shown` is of `collect_shown`."""
+    """Write TensorBoard events into `out`; `shown` is of `collect_shown`. Of many prompts the first
+    ones are shown.
+    """
+    shown = {name: list(waves[:IN_MEMORY]) for name, waves in shown.items()}
     results: Shown = {**scored, **made_beside(out)}
     seed, label = config.seeds[0], config.data.domain.label
     rate = material.codec.wave_rate_hz
@@ -258,7 +268,7 @@ def write_pages(
     config: Comparison,
     material: Material,
     heard: Mapping[str, Sampled],
-    shown: Mapping[str, list[np.ndarray]],
+    shown: Mapping[str, Sequence[np.ndarray]],
     scored: WholeResults,
     ledger: Ledger,
     out: Path,
@@ -273,29 +283,38 @@ def write_pages(
     }
     leading = [primary_score(results) or "", *config.data.domain.leading]
     label = config.data.domain.label
-    rows = _prompt_rows(material, shown, heard, leading, config.seeds[0], rows_of, label)
+    seed, num_prompts = config.seeds[0], len(material.prompts)
+    marks = {name: _marks(row, leading, num_prompts) for name, row in rows_of.items()}
+    rows = _prompt_rows(material, shown, heard, seed, marks, label)
+    listed: list[str] = []
+    if num_prompts > IN_MEMORY:  # more than one page can hold, and not in memory
+        folders = {
+            name: (find_run_dir(out, name, seed) if name in heard else out / "floors" / name)
+            / "samples"
+            for name in shown
+        }
+        listed = write_listening_pages(pages, out, material.prompts, folders, results, marks, label)
     curves = {
         name: [
             read_curves(find_run_dir(out, name, run_seed), is_loss_tag) for run_seed in config.seeds
         ]
         for name in heard
     }
-    clips = rows[:CLIPS_IN_REPORT]
-    write_report(pages, results, ledger, clips, num_prompts=len(rows), curves=curves)
+    write_report(
+        pages, results, ledger, rows, num_prompts=num_prompts, curves=curves, listed=listed
+    )
     write_text_reports(pages, results, ledger)
 
 
 def _prompt_rows(
     material: Material,
-    shown: Mapping[str, list[np.ndarray]],
+    shown: Mapping[str, Sequence[np.ndarray]],
     heard: Mapping[str, Sampled],
-    leading: Sequence[str],
     seed: int,
-    scored: Mapping[str, RowResult | None],
+    marks: Mapping[str, list[dict[str, float]]],
     label: str,
 ) -> list[PromptRow]:
     """Return what the report plays of one training seed, with the scores of every clip."""
-    marks = {name: _marks(row, leading, len(material.prompts)) for name, row in scored.items()}
     return [
         PromptRow(
             f"prompt{number:02}",
@@ -311,7 +330,7 @@ def _prompt_rows(
             {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
             label,
         )
-        for number, prompt in enumerate(material.prompts)
+        for number, prompt in enumerate(material.prompts[:CLIPS_IN_REPORT])
     ]
 
 
@@ -389,7 +408,8 @@ def _write_overview(
         writer.text("comparison/1_answer", render_answer(results, ledger))
         writer.text("comparison/2_scores", render_scores(results))
         writer.text(
-            "comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts])
+            "comparison/3_prompts",
+            render_prompts([(p.text, p.speaker) for p in material.prompts[:IN_MEMORY]]),
         )
     for path in out.glob("*tfevents*.layout"):  # where earlier versions wrote them
         path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from genlab.config import GenlabError
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+MAX_CELLS = 2**23  # numbers of a batch of resamples
 
 Interval = Literal["bca", "percentile", "spread"]
 
@@ -84,6 +85,7 @@ def bootstrap_statistic(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
     num_units: int | None = None,
+    cells: int | None = None,
 ) -> Estimate:
     """Return a statistic of whole sets of clips with its interval.
 
@@ -100,6 +102,7 @@ def bootstrap_statistic(
         seed: of the resampling.
         num_resamples: more make the limits smoother, not tighter.
         num_units: the `n` of the estimate; that of the shortest array if absent.
+        cells: numbers that a resample takes, if it is not one per clip.
     """
     arrays = tuple(np.asarray(array) for array in arrays)
     value = float(statistic(*arrays))
@@ -119,6 +122,7 @@ def bootstrap_statistic(
         samples,
         resampled,
         n_resamples=num_resamples,
+        batch=_batch(cells or num_clips, num_resamples),
         confidence_level=CONFIDENCE,
         vectorized=True,
         axis=-1,
@@ -209,10 +213,18 @@ def paired_p_value(
         permutation_type="samples",
         vectorized=True,
         n_resamples=num_resamples,
+        batch=_batch(len(difference), num_resamples),
         axis=-1,
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def _batch(cells: int, num_resamples: int) -> int | None:
+    """Return how many resamples are computed at once, None if all: memory stays below 64 MB an
+    array, and the draws of one set of clips are the same ones.
+    """
+    return None if cells * num_resamples <= MAX_CELLS else max(1, MAX_CELLS // cells)
 
 
 def holm_correction(p_values: Sequence[float]) -> Float[np.ndarray, "m"]:

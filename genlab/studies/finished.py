@@ -6,6 +6,7 @@ are loaded when they are first asked for. Model and prompts need the token store
 from the cache or encoded again.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class FinishedRun:
         return self.config.data.open(parts=self.config.condition.parts)
 
     @cached_property
-    def prompts(self) -> list[TokenClip]:
+    def prompts(self) -> Sequence[TokenClip]:
         """The held-out clips whose conditions the comparison sampled, in its order."""
         comparison = self.comparison
         split, count = (
