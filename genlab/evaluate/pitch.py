@@ -49,7 +49,7 @@ class PitchTracker:
         self._network = open_network(find_weights("swift_f0", "model.onnx", "swift-f0==0.3.0"))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_once, (type(self))
+        return open_once, (type(self),)
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> PitchTrack:
         """Return the F0 track of a clip."""

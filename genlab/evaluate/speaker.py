@@ -56,7 +56,7 @@ class SpeakerEncoder:
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_once, (type(self))
+        return open_once, (type(self),)
 
     def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "256"]:
         """Return the unit-length embedding of one stretch of speech."""
