@@ -148,7 +148,7 @@ def render_page(
     question = str(results.get("question") or QUESTION)
     bodies = {
         "scores": ("Scores", _scores(results, answer)),
-        "listen": ("Listen", _listen(clips, results, num_prompts) + page_links(listed)),
+        "listen": ("Listen", _listen(clips, results, num_prompts, listed)),
         "cost": ("Quality against cost", cost_plots(results) + cost_table(results)),
         "fronts": ("Fronts", _made(results, "pareto")),
         "crossings": ("Where the ranking flips", _made(results, "crossover")),
@@ -333,13 +333,15 @@ def _controls(results: Shown) -> Markup:
     ) + control_table(results)
 
 
-def _listen(clips: Sequence[PromptRow], results: Shown, num_prompts: int | None) -> Markup:
+def _listen(
+    clips: Sequence[PromptRow], results: Shown, num_prompts: int | None, listed: Sequence[str]
+) -> Markup:
     heard = _made(results, "listening")
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
     # The script reads where the plot begins in the pictures from data attributes, so that the
     # playhead cannot drift from what mel.py draws.
-    return heard + Markup(
+    found = Markup(
         '<p class="lead">{} The same prompts and sampling seeds in every arm. Audio is lossless '
         "and not normalised. "
         "Starting a player stops the others; with a play button in focus, the arrow keys move by "
@@ -349,7 +351,7 @@ def _listen(clips: Sequence[PromptRow], results: Shown, num_prompts: int | None)
         'class="ramp"></span><span>{} dB</span></div>'
         '<div id="prompts" data-start="{:.6f}" data-share="{:.6f}">{}</div>'
     ).format(
-        _count_prompts(len(clips), num_prompts or len(clips)),
+        _count_prompts(len(clips), num_prompts or len(clips), bool(listed)),
         _db(-CEILING_DB),
         _db(-FLOOR_DB),
         _db(FLOOR_DB),
@@ -358,13 +360,16 @@ def _listen(clips: Sequence[PromptRow], results: Shown, num_prompts: int | None)
         PLOT_SHARE,
         prompt_articles(clips, results),
     )
+    return heard + found + page_links(listed)
 
 
-def _count_prompts(shown: int, total: int) -> str:
+def _count_prompts(shown: int, total: int, is_listed: bool) -> str:
     if shown == total:
         return (
             "Every prompt of the comparison." if total > 1 else "The one prompt of the comparison."
         )
+    if is_listed:
+        return f"{shown} of {total} prompts; the pages below them play all."
     return (
         f"{shown} of {total} prompts; TensorBoard and arms/NAME/seedN/samples in the run "
         "directory have all of them."
