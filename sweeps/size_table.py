@@ -9,20 +9,34 @@ Predicted  Opening and memory grow with 36 bytes per row of the manifest and 4 p
 Result     docs/size.md.
 
     python sweeps/size_table.py DIR docs/size.md 1000 10000 100000 1000000
+    python sweeps/size_table.py DIR docs/size.md --prompts 100 1000 10000
 
-DIR holds what is made and is kept: 2.5 GB for a million clips.
+DIR holds what is made and is kept: 2.5 GB for a million clips. The second command measures the
+evaluation of many prompts, and replaces that part of the page alone: a tiny AR arm with random
+weights draws one-second clips, the shipped codec decodes them, three metrics hear them on two
+threads and in two processes, and the pages are written.
 """
 
 import json
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from genlab.codecs.frozen import FrozenCodec
+    from genlab.data.record import TokenClip
+    from genlab.data.store import TokenStore
+    from genlab.experiment import DecoderRun
+    from genlab.tokens import Cond
 
 FRAMES, CODEBOOKS, ENTRIES = 13, 8, 2048
 STEP_S, BATCH, STEPS = 0.05, 32, 40
@@ -37,6 +51,21 @@ wall clock that {steps} steps of {step_ms:.0f} ms spend on waiting for a batch o
 
 | clips | manifest: load | hash | memory | store: open | part files | memory | examples/s | waiting |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+EVALUATION = """
+## Evaluation
+
+Made by `python sweeps/size_table.py DIR docs/size.md --prompts {prompts}`: prompts of one second, a tiny AR arm, blocks of {block} prompts; F0,
+mel-cepstral distortion and DNSMOS on two threads and in two processes, all clips by the first two and 16 by DNSMOS. Seconds are of wall clock. Memory
+is the peak resident set of the main process, after each stage.
+
+| prompts | sampled | memory | scored | memory | pages |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+A block of prompts is drawn by one program over all chips, decoded, and written to FLAC files; a run that is killed goes on after its last whole block. What
+stays in memory of a prompt: its row of the manifest, its scores, its transcripts, and its codes while the entropy of codes is taken (some kB each).
+Distances between sets hear 256 clips of each set, spread evenly, and say so. TensorBoard has the first 64 prompts, report.html the first 12, and
+`listening/` all of them on pages of 50 that play the files of the run.
 """
 FOOTER = """
 Before, 1e6 clips cost 2.1 GB and 7 s to load the manifest, 17 s to hash it, 7,800 part files, and a list of all record numbers. An index is
@@ -186,6 +215,112 @@ def measure_store(directory: Path) -> dict[str, float]:
     }
 
 
+def toy_arm(
+    directory: Path, codec: "FrozenCodec", prompts: int
+) -> "tuple[DecoderRun, TokenStore, Sequence[TokenClip]]":
+    """Return an arm, a store in the space of a codec, and prompts of a second with random codes."""
+    from genlab.data.corpus import Embedded
+    from genlab.data.record import TokenClip
+    from genlab.data.store import SplitInfo, StoreInfo, TokenStore, finish_store, write_part
+    from genlab.data.streamed import sequence_of
+    from genlab.decoders.ar import ARConfig, ARSampler
+    from genlab.decoders.conditioning import ConditionConfig
+    from genlab.experiment import Arm, Budget, Comparison, TokenData
+    from genlab.nets.backbone import BackboneConfig
+
+    spec = codec.spec
+    frames, width = round(spec.frame_hz), spec.latent_channels
+
+    def clip(number: int) -> TokenClip:
+        rng = np.random.default_rng(number)
+        codes = rng.integers(0, spec.entries, (frames, spec.codebooks))
+        latents, units = np.zeros((frames, width), np.float32), np.ones(frames, np.int32)
+        return TokenClip(f"clip{number:09}", "a text", "s0", "", codes, latents, units)
+
+    if not (directory / "dataset.json").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_part(directory / "part-00000.array_record", map(clip, range(4)))
+        info = StoreInfo(
+            spec=spec,
+            codec_fingerprint=codec.fingerprint,
+            units_fingerprint="none",
+            manifest_hash="none",
+            num_units=2,
+            speakers=("s0",),
+            licences=("CC0-1.0",),
+            longest_text=8,
+            latent_mean=(0.0,) * width,
+            latent_std=(1.0,) * width,
+            splits={"train": SplitInfo(first=0, clips=4, seconds=4.0)},
+        )
+        finish_store(directory, info)
+    config = Comparison(
+        name="size",
+        question="What do many prompts cost?",
+        data=TokenData(corpus=Embedded(minutes=1.0), num_frames=frames),
+        batch_size=4,
+        backbone=BackboneConfig(width=64, layers=2, heads=2),
+        condition=ConditionConfig(content="none", speaker=False),
+        budget=Budget(train_flops=1e12),
+        arms={"ar": Arm(decoder=ARConfig(), sampler=ARSampler())},
+        baselines=(),
+    )
+    return config.run("ar", 0, 1), TokenStore(directory), sequence_of(clip, prompts)
+
+
+def measure_evaluation(directory: Path, prompts: int) -> dict[str, float]:
+    """Return what it takes to sample, score and list prompts with a tiny arm."""
+    import jax
+
+    from genlab.codecs.frozen import load_codec
+    from genlab.data.audio import AudioFormat
+    from genlab.data.drawn import BLOCK_PROMPTS, DrawnWaves
+    from genlab.data.streamed import Streamed
+    from genlab.data.wave_files import read_waves
+    from genlab.evaluate.context import EvaluationConfig, Wanted, build_context
+    from genlab.evaluate.metrics import score_clips
+    from genlab.evaluate.pitch import PitchTracker
+    from genlab.evaluate.quality import Dnsmos
+    from genlab.evaluate.table import METRICS
+    from genlab.report.listening_pages import write_listening_pages
+    from genlab.sample import compile_sampler, conditions, decode
+
+    codec = load_codec()
+    run, store, clips = toy_arm(directory / "store", codec, prompts)
+    model = run.build_for(store, jax.random.key(0))
+    began = time.perf_counter()
+
+    def tell(block: "Sequence[TokenClip]") -> "tuple[Cond, np.ndarray]":
+        return conditions(store, block, run.data.num_frames)
+
+    draw, _ = compile_sampler(model, run, *tell(clips[:BLOCK_PROMPTS]))
+    samples = directory / f"samples-{prompts}"
+    shutil.rmtree(samples, ignore_errors=True)
+    waves = DrawnWaves(samples, run.arm.sampler.to_dict(), clips, jax.random.key(0))
+    waves.draw(draw, tell, partial(decode, store=store, codec=codec), codec.wave_rate_hz)
+    sampled, sampled_mb = time.perf_counter(), peak_mb()
+    heard = read_waves(samples, prompts, AudioFormat(codec.wave_rate_hz, codec.channels))
+    # The real clip of a prompt is what the next one sounds like.
+    wanted = Streamed(lambda i: Wanted(f"{i}", "a text", "s0", heard[(i + 1) % prompts]), prompts)
+    named = {"f0_correlation", "mcd", "dnsmos_ovrl"}
+    metrics = [metric for metric in METRICS if metric.name in named]
+    config = EvaluationConfig(processes=2)
+    real = [heard[0], heard[1]]
+    context = build_context(config, (), real, "ab", networks=(PitchTracker, Dnsmos))
+    row = score_clips(heard, wanted, context, metrics=metrics)
+    scored, scored_mb = time.perf_counter(), peak_mb()
+    assert row.scores["mcd"].n == prompts
+    write_listening_pages(directory, directory, wanted, {"ar": samples}, {"arms": []}, {}, "voice")
+    listed = time.perf_counter()
+    return {
+        "sample_s": sampled - began,
+        "sample_mb": sampled_mb,
+        "score_s": scored - sampled,
+        "score_mb": scored_mb,
+        "pages_s": listed - scored,
+    }
+
+
 def peak_mb() -> float:
     """Return the largest resident set of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -201,6 +336,8 @@ def ask(task: str, directory: Path, clips: int = 0) -> dict[str, float]:
 def main(work: Path, out: Path, counts: list[int]) -> None:
     """Make and measure every size, and write the page; a part of the table is a table."""
     lines, per_record = [], 0.0
+    page = out.read_text(encoding="utf-8") if out.exists() else ""
+    kept = page.removeprefix(without_evaluation(page))
     write_corpus(work / "empty", 1)
     base = ask("measure_corpus", work / "empty")["peak_mb"]
     header = HEADER.format(base=base, steps=STEPS, step_ms=STEP_S * 1e3, batch=BATCH)
@@ -218,13 +355,41 @@ def main(work: Path, out: Path, counts: list[int]) -> None:
         cells += [f"{records['examples_per_s']:,.0f}", f"{records['waiting']:.0%}"]
         lines.append("| " + " | ".join(cells) + " |\n")
         footer = FOOTER.format(bytes=per_record)
-        out.write_text(header + "".join(lines) + footer, encoding="utf-8")
+        out.write_text(header + "".join(lines) + footer + kept, encoding="utf-8")
+
+
+def tell_evaluation(work: Path, out: Path, counts: list[int]) -> None:
+    """Measure the evaluation of so many prompts, and replace that part of the page."""
+    from genlab.data.drawn import BLOCK_PROMPTS
+
+    rows = []
+    for prompts in counts:
+        took = ask("measure_evaluation", work / "evaluation", prompts)
+        cells = [f"{prompts:,}", f"{took['sample_s']:.1f} s", f"{took['sample_mb']:.0f} MB"]
+        cells += [f"{took['score_s']:.1f} s", f"{took['score_mb']:.0f} MB"]
+        rows.append("| " + " | ".join([*cells, f"{took['pages_s']:.1f} s"]) + " |\n")
+        text = EVALUATION.format(
+            prompts=" ".join(map(str, counts)), block=BLOCK_PROMPTS, rows="".join(rows)
+        )
+        page = out.read_text(encoding="utf-8")
+        out.write_text(without_evaluation(page) + text, encoding="utf-8")
+
+
+def without_evaluation(page: str) -> str:
+    """Return the page without its last part."""
+    return page.split(EVALUATION.split("\n\n")[0])[0]
 
 
 if __name__ == "__main__":
+    if "--prompts" in sys.argv:
+        at = sys.argv.index("--prompts")
+        tell_evaluation(Path(sys.argv[1]), Path(sys.argv[2]), list(map(int, sys.argv[at + 1 :])))
+        sys.exit()
     tasks = {"write_corpus": write_corpus, "write_store": write_store}
     measured = {"measure_corpus": measure_corpus, "measure_store": measure_store}
-    if sys.argv[1] in tasks:
+    if sys.argv[1] == "measure_evaluation":
+        print(json.dumps(measure_evaluation(Path(sys.argv[2]), int(sys.argv[3]))))
+    elif sys.argv[1] in tasks:
         tasks[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
         print("{}")
     elif sys.argv[1] in measured:
