@@ -65,7 +65,7 @@ def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
         assert done.returncode == 0, done.stderr[-2000:]
     title, *lines = page.with_suffix(".md").read_text().splitlines()
     assert title == "# own_claim: not tested at this scale"
-    assert "three seeds: each arm has 1 training seed, and it takes at least 3" in done.stdout
+    assert "each arm has 1 training seed, and it takes at least 3" in done.stdout
     assert any(line.startswith("**Source.** Copet et al. 2023") for line in lines)
     [found] = json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]
     rows = {
