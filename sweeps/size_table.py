@@ -240,6 +240,7 @@ def toy_arm(
     if not (directory / "dataset.json").exists():
         directory.mkdir(parents=True, exist_ok=True)
         write_part(directory / "part-00000.array_record", map(clip, range(4)))
+        np.save(directory / "code_vectors.npy", codec.code_vectors)
         info = StoreInfo(
             spec=spec,
             codec_fingerprint=codec.fingerprint,
