@@ -39,7 +39,7 @@ def test_a_page_is_the_square_at_two_sizes():
     sweep = load_sweep(HEADLINE)
     small, large = expand(sweep)
     assert (small.label, large.label) == ("width=128", "width=192")
-    for run, flops in ((small, 6e12), (large, 1.2e13)):
+    for run, flops in ((small, 1.2e13), (large, 2.4e13)):
         assert tuple(run.config.arms) == ARMS and run.config.seeds == (0, 1, 2, 3, 4)
         assert run.config.budget.train_flops == flops and run.config.evaluation.token_prompts == 200
         assert run.config.checkpoint.rule == "best" and not run.config.condition.speaker
@@ -92,7 +92,7 @@ def test_the_units_of_people_are_speakers(tmp_path, monkeypatch):
     assert (config.condition.content, config.condition.speaker) == ("text", False)
     small, large = expand(load_sweep(PEOPLE))
     assert small.config == config.model_copy(update={"question": small.config.question})
-    assert (large.config.backbone.width, large.config.budget.train_flops) == (192, 1.2e13)
+    assert (large.config.backbone.width, large.config.budget.train_flops) == (192, 2.4e13)
 
 
 # What is true of the simulated runs, by width: energies of the arms in the order of ARMS, and bits.
