@@ -20,6 +20,7 @@ WHOLE_NUMBERS = {
     "trials": (2, 100_000),
     "rounds": (1, 1_000_000),
     "slots": (1, 1024),
+    "workers": (1, 4000),
     "levels": (1, 1024),
     "seeds": (1, 1000),
     "attempts": (1, 100),

@@ -10,7 +10,7 @@ from genlab.config.shipped import shipped_configs
 from genlab.data.nearest import near_folder
 from genlab.experiment import Comparison
 
-DATA_WORDS = ("check", "fetch", "import", "export")  # before a config or a directory
+DATA_WORDS = ("check", "encode", "fetch", "import", "export")  # before a config or a directory
 
 
 def name_arms(config: Comparison, path: Path) -> str:

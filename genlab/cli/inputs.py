@@ -82,16 +82,17 @@ def _add_data(add: AddCommand) -> None:
             "Build a corpus and its token store and say what is in them; `data check CONFIG` "
             "verifies every byte, `data fetch NAME DIR` downloads a published corpus. `data import "
             "DIR`, `data check DIR` and `data export CONFIG OUT` are for tokens that were encoded "
-            "elsewhere, or are to be used elsewhere."
+            "elsewhere, or are to be used elsewhere. `data encode CONFIG` encodes on several "
+            "workers with Apache Beam."
         ),
         "genlab data quickstart",
     )
-    # `check`, `fetch`, `import` and `export` are words before the config and no subcommands, so
-    # that `genlab data CONFIG` stays as short as the other commands.
+    # `check`, `encode`, `fetch`, `import` and `export` are words before the config and no
+    # subcommands, so that `genlab data CONFIG` stays as short as the other commands.
     takes_config(
         command,
-        "as in compare; `check` before it verifies, `fetch` alone lists what can be had; `import` "
-        "and `export` as above",
+        "as in compare; `check` before it verifies, `fetch` alone lists what can be had; `import`, "
+        "`encode` and `export` as above",
     )
     command.add_argument(
         "--sources",
@@ -107,4 +108,19 @@ def _add_data(add: AddCommand) -> None:
     )
     command.add_argument(
         "--picture", type=local, metavar="FILE.png", help="check DIR: also draw the codes"
+    )
+    command.add_argument(
+        "--runner",
+        choices=["direct", "dataflow"],
+        default="direct",
+        help="encode: processes of this machine (default), or Google Cloud Dataflow",
+    )
+    command.add_argument(
+        "--workers", type=whole, default=2, help="encode: how many workers (default 2)"
+    )
+    command.add_argument(
+        "--beam",
+        default="",
+        metavar="'--OPTION=VALUE ...'",
+        help="encode: further options of Beam's, after an equals sign: --beam='--region=us-east1'",
     )

@@ -23,6 +23,10 @@ def act_on_words(arguments: argparse.Namespace) -> bool:
         fetch_data(arguments)
     elif word == "import":
         _import(words)
+    elif word == "encode":
+        from genlab.cli.encode import encode_data
+
+        encode_data(arguments)
     elif word == "export":
         _export(arguments)
     elif words and _is_token_directory(words[0]):

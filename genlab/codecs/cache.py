@@ -10,6 +10,8 @@ another store. Two processes that want the same store take turns: the second one
 
 import json
 import math
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -159,6 +161,36 @@ class PlannedStore(TokenStore):
         return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
 
 
+def pieces_directory(directory: Path) -> Path:
+    """Return where workers (pieces.py) put the pieces of a store, beside it."""
+    return directory.with_name(f".{directory.name}.pieces")
+
+
+def _take_pieces(directory: Path) -> None:
+    """Move what workers made into the store; what they left half made goes."""
+    made = pieces_directory(directory)
+    for path in sorted(made.glob(f"part-*{PART_SUFFIX}")):
+        facts = path.with_suffix(".json")
+        if facts.exists():
+            os.replace(path, directory / path.name)
+            os.replace(facts, directory / facts.name)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def find_missing(directory: Path, num_clips: int) -> list[int]:
+    """Return the numbers of the pieces that no earlier attempt joined or made."""
+    numbers, num_pieces = [], math.ceil(num_clips / PART_CLIPS)
+    number = 0
+    while number < num_pieces:
+        joined = _find_joined(directory, number)
+        if joined is not None:
+            number = int(joined[0].stem.split("-")[2])
+        elif read_part(directory / f"part-{number:05d}{PART_SUFFIX}") is None:
+            numbers.append(number)
+        number += 1
+    return numbers
+
+
 def _encode_missing(
     directory: Path,
     manifest: Manifest,
@@ -168,6 +200,7 @@ def _encode_missing(
 ) -> None:
     # first: a codec without codes must not cost the wait for its latents
     code_vectors = codec.code_vectors
+    _take_pieces(directory)
     clips = manifest.in_record_order()
     parts: dict[str, PartFacts] = {}
     pieces: dict[Path, PartFacts] = {}
@@ -180,7 +213,7 @@ def _encode_missing(
         else:
             piece = clips[number * PART_CLIPS : (number + 1) * PART_CLIPS]
             path = directory / f"part-{number:05d}{PART_SUFFIX}"
-            pieces[path] = _read_part(path) or _encode_part(path, piece, manifest, codec, units)
+            pieces[path] = read_part(path) or encode_part(path, piece, manifest, codec, units)
             number += 1
             size = sum(facts["part"]["bytes"] for facts in pieces.values())
             if size >= PART_BYTES or number == num_pieces:
@@ -200,7 +233,7 @@ def _encode_missing(
 def _find_joined(directory: Path, first: int) -> tuple[Path, PartFacts] | None:
     """Return the part that an earlier attempt joined from the pieces from `first` on."""
     for path in directory.glob(f"part-{first:05d}-*{PART_SUFFIX}"):
-        facts = _read_part(path)
+        facts = read_part(path)
         if facts is not None:
             return path, facts
     return None
@@ -227,7 +260,7 @@ def _join(pieces: Mapping[Path, PartFacts]) -> tuple[Path, PartFacts]:
     return path, facts
 
 
-def _read_part(path: Path) -> PartFacts | None:
+def read_part(path: Path) -> PartFacts | None:
     """Return what is known of a part that an earlier attempt wrote; None if it has to be made."""
     facts_path = path.with_suffix(".json")
     fix = "encoding it again"
@@ -252,9 +285,10 @@ def _digest_facts(facts: PartFacts) -> str:
     return digest({name: value for name, value in facts.items() if name != "digest"})
 
 
-def _encode_part(
+def encode_part(
     path: Path, clips: Sequence[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
 ) -> PartFacts:
+    """Encode clips into one part file with its sums beside it, and return them."""
     encoded = list(_encode_clips(clips, manifest, codec, units))
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
     stacked = (

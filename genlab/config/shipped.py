@@ -15,6 +15,7 @@ from genlab.config.errors import ConfigError, one_line
 
 PACKAGE = Path(__file__).parents[1]
 EXAMPLE = "configs/quickstart.py"
+UNPINNED = ("beam",)  # extras that need older packages than constraints.txt names
 
 
 def is_checkout() -> bool:
@@ -32,8 +33,8 @@ def install_command(extra: str = "") -> str:
     if is_checkout() and not is_installed():
         # The name alone would mean a package of that name on the index.
         root = PACKAGE.parent
-        pins = shlex.quote(str(root / "constraints.txt"))
-        return f"python -m pip install -e {shlex.quote(f'{root}{name}')} -c {pins}"
+        pins = "" if extra in UNPINNED else f" -c {shlex.quote(str(root / 'constraints.txt'))}"
+        return f"python -m pip install -e {shlex.quote(f'{root}{name}')}{pins}"
     return f"python -m pip install 'genlab{name}'"
 
 

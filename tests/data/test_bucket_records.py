@@ -69,7 +69,7 @@ def open_both(tmp_path, monkeypatch, local_gb="0"):
     made = make_manifest(tmp_path / "corpus", 12), make_frozen(), LoudnessUnits()
     here = encode_corpus(*made, tmp_path / "here")
     monkeypatch.setenv("GENLAB_LOCAL_GB", local_gb)
-    monkeypatch.setattr(cache, "_encode_part", None)
+    monkeypatch.setattr(cache, "encode_part", None)
     return here, encode_corpus(*made, tmp_path / "there")
 
 

@@ -58,7 +58,7 @@ def test_a_corpus_is_built_once(url, tmp_path, monkeypatch):
 def test_a_corpus_is_encoded_once(url, tmp_path, monkeypatch):
     manifest, codec, units = make_manifest(tmp_path / "corpus", 12), make_frozen(), LoudnessUnits()
     encoded = encode_corpus(manifest, codec, units, tmp_path / "here")
-    monkeypatch.setattr(cache, "_encode_part", fail)
+    monkeypatch.setattr(cache, "encode_part", fail)
     found = encode_corpus(manifest, codec, units, tmp_path / "there")
     assert found.info == encoded.info and content(found.directory) == content(encoded.directory)
     assert (found.clip(3).codes == encoded.clip(3).codes).all()
