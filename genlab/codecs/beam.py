@@ -121,7 +121,7 @@ def check_beam(engine: Engine) -> None:
     if importlib.util.find_spec("apache_beam") is None:
         raise GenlabError(
             f"--runner: needs Apache Beam; run `{install_command('beam')}`, best in an environment "
-            "of its own (docs/encoding.md)"
+            "of its own (docs/encoding.md in the repository)"
         )
     from apache_beam.options import pipeline_options
 
