@@ -160,11 +160,14 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     units = config.data.domain.load_units()
     require_packages(config)
     codec, manifest = config.data.load_clips(progress)
-    try_values(config.condition.parts, manifest, codec)
-    preflight = hear_prompts(config, manifest, inspect(config, manifest, codec))
     # Own tokens are there already, and need not be planned.
-    planned = config.data.own is None
-    store = PlannedStore(manifest, codec, units) if planned else config.data.open(progress)
+    planned, parts = config.data.own is None, config.condition.parts
+    if planned:
+        try_values(parts, manifest, codec)
+    preflight = hear_prompts(config, manifest, inspect(config, manifest, codec))
+    store = (
+        PlannedStore(manifest, codec, units) if planned else config.data.open(progress, parts=parts)
+    )
     budgets = solve_budget(config, store)
     preflight.notes.extend(_note_epochs(budgets))
     ratios, with_bits = {}, []

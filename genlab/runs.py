@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from genlab.codecs.cache import encode_corpus, store_directory
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
 from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported, token_spec
-from genlab.codecs.own import DecodedManifest, NoCodec, open_own, own_spec
+from genlab.codecs.own import DecodedManifest, NoCodec, open_own, own_spec, tell_own
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
 from genlab.config import (
     Config,
@@ -330,16 +330,18 @@ class TokenData(Config):
         Raises:
             GenlabError: if a clip has no such value, or what computes it fails.
         """
-        if parts and not self.has_recordings:
+        if parts and self.source is not None:
             raise GenlabError(
-                f"condition.parts: tokens without recordings have no {parts[0].name!r}; leave it "
-                "out"
+                f"condition.parts: tokens that are drawn have no {parts[0].name!r}; leave it out"
             )
         if self.source is not None:
             return draw_store(self.source, cache_root())
         if self.own is not None:
             codec = self.load_codec() if self.is_heard else None
-            return open_own(self.own, codec, cache_root(), progress)
+            store = open_own(self.own, codec, cache_root(), progress)
+            if parts:
+                tell_own(store, codec, parts, cache_root(), progress)
+            return store
         # missing weights must not cost the wait for a corpus
         codec, units = self.load_codec(), self.domain.load_units()
         manifest = manifest or self.build_audio(progress)

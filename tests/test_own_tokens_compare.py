@@ -141,6 +141,22 @@ def test_every_family_of_codes_trains_on_them(folder, tmp_path, monkeypatch, nam
     assert check_flops(run, store) == pytest.approx(1, abs=0.01)
 
 
+def test_arms_are_told_the_columns_of_the_tokens(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_tokens(tmp_path / "tokens")
+    index = folder / "index.jsonl"
+    rows = [json.loads(line) | {"gain": n} for n, line in enumerate(index.open())]
+    index.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    part = '[{"kind": "numbers", "name": "gain", "columns": ["gain"], "deviation": 160}]'
+    config = make(folder, ["ar", "masked"]).override([f"condition.parts={part}"])
+    with Progress() as progress:
+        assert rehearse(config, progress).ratios == pytest.approx({"ar": 1, "masked": 1}, abs=0.01)
+    store = config.data.open(parts=config.condition.parts)
+    _, cond = config.run("ar", 0, steps=1).source_of(store).batch_at(0).args
+    assert cond.parts["gain"].shape == (8, 1)
+    assert 0 <= cond.parts["gain"].min() < cond.parts["gain"].max() < 1
+
+
 def test_a_dry_run_says_what_would_be_done(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path))
     config = make(folder, ["ar", "masked"])

@@ -6,9 +6,11 @@ from pathlib import Path
 from genlab.cli.fetch import fetch_data
 from genlab.config import ConfigError
 from genlab.data.own.export import export_store
+from genlab.data.own.labels import describe_labels, read_labels
 from genlab.data.own.source import TokenFiles
 from genlab.data.own.spec import SPEC_NAME
 from genlab.data.own.statistics import inspect_tokens
+from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
 from genlab.load import load_experiment
 from genlab.run.cache import cache_root
@@ -51,7 +53,16 @@ def _import(words: list[str]) -> None:
     print(f"token store {store.directory}: {store.num_clips:,} clips, {store.info.manifest_hash}")
     for name, split in store.info.splits.items():
         print(f"  {name}: {split.clips:,} clips, {split.seconds / 60:.1f} min")
+    print("\n".join(_describe_labels(store)))
     print(f"next: genlab compare own_tokens data.tokens={words[0]}")
+
+
+def _describe_labels(store: TokenStore) -> list[str]:
+    """Return what conditions by name can be told of the clips."""
+    told = describe_labels(read_labels(store.directory).values(), store.num_clips)
+    if not told:
+        return ["  no columns beside text, speaker and split: nothing else can be told by name"]
+    return [*told, "  a column is told by condition.parts (docs/conditions.md in the repository)"]
 
 
 def _check(path: str, picture: Path | None) -> None:

@@ -12,14 +12,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec, token_spec
-from genlab.config import GenlabError
+from genlab.config import GenlabError, digest
 from genlab.data.audio import SAMPLE_RATE_HZ, to_int16
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.own.content import digest_codes
+from genlab.data.own.labels import read_labels
 from genlab.data.own.source import TokenFiles
 from genlab.data.own.vectors import SummedStore
 from genlab.data.shards import Progress
 from genlab.data.store import TokenStore
+from genlab.data.told import gather_values
+from genlab.data.valued import Valued
 from genlab.tokens import TokenSpec
 
 CLOSE = 1e-2  # of two codecs' vectors, as a share of their deviation
@@ -89,6 +92,28 @@ def open_own(
     return store if vectors is None else SummedStore(store.directory, vectors, fingerprint)
 
 
+def tell_own(
+    store: TokenStore,
+    codec: FrozenCodec | None,
+    parts: Sequence[Valued],
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> None:
+    """Give the clips of a store of own tokens the values of named conditions, from their columns or
+    from what the codec makes of them. What the store is known by then covers the columns too.
+
+    Raises:
+        GenlabError: if a clip has no such value, or what computes it fails.
+    """
+    heard = codec or NoCodec(store.info.spec, store.info.codec_fingerprint)
+    manifest = DecodedManifest(store, heard)
+    store.part_values = [
+        gather_values(part, store, manifest, cache_dir, progress) for part in parts
+    ]
+    known = digest([store.info.manifest_hash, manifest.hash()])
+    store.info = store.info.model_copy(update={"manifest_hash": known})
+
+
 def _check_codec(spec: TokenSpec, codec: TokenSpec, name: str) -> None:
     """Refuse a codec that cannot have made the tokens; it may have more levels than were kept."""
     facts = {
@@ -119,7 +144,7 @@ class DecodedManifest(Manifest):
         self._numbers: dict[str, int] = {}
         spec, licence = store.info.spec, (*store.info.licences, "unknown")[0]
         samples = spec.hop_samples * codec.wave_rate_hz / spec.sample_rate_hz
-        clips = []
+        clips, labels = [], read_labels(store.directory)
         for split, place in store.info.splits.items():
             for number in range(place.first, place.first + place.clips):
                 clip = store.clip(number)
@@ -136,6 +161,7 @@ class DecodedManifest(Manifest):
                         split,
                         length,
                         licence,
+                        labels.get(clip.id, {}),
                         audio_digest=found,
                         sample_rate_hz=codec.wave_rate_hz,
                         channels=codec.channels,
@@ -144,6 +170,15 @@ class DecodedManifest(Manifest):
         super().__init__(clips, store.directory)
 
     def audio(self, clip: Clip) -> Int[np.ndarray, "s"]:
-        """Return what the codec makes of the codes of `clip`."""
+        """Return what the codec makes of the codes of `clip`.
+
+        Raises:
+            GenlabError: if no codec is named.
+        """
+        if isinstance(self._codec, NoCodec):
+            raise GenlabError(
+                "data.codec=null: tokens have no audio to measure without the codec that made "
+                "them; name it, or read the values from a column"
+            )
         codes = self._store.clip(self._numbers[clip.id]).codes
         return to_int16(self._codec.decode_codes([codes])[0])

@@ -2,7 +2,8 @@
 
 A row is a JSON object: `id` and `file` are required; `key` is the name of the array in an .npz
 (without it the id); `first` and `frames` take a part of an array; `text`, `speaker` and `split` are
-optional. An .npz is read member by member, and nothing is ever unpickled.
+optional, and everything else is a label. An .npz is read member by member, and nothing is ever
+unpickled.
 """
 
 import zipfile
@@ -17,7 +18,8 @@ from pydantic import JsonValue
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.data.manifest import load_array, parse_array
-from genlab.data.own.row import FIX, MOST_ROWS, Row, parse_facts
+from genlab.data.own.labels import labels_of
+from genlab.data.own.row import FIX, MOST_ROWS, Facts, Row, parse_facts
 from genlab.run.names import inside
 from genlab.run.stored import parse_json
 
@@ -90,7 +92,7 @@ class Arrays:
                 )
             return codes[start:last]
 
-        return Row(facts, where, read)
+        return Row(facts, where, read, labels_of(values, Facts._fields, where))
 
     def _array(self, path: Path, key: str, where: str) -> Shaped[np.ndarray, "..."]:
         if self._open is None or self._open[0] != path:

@@ -2,8 +2,9 @@
 `arrow`.
 
 A row has the columns `id` and `codes` (lists of lists of whole numbers, "t k", or the bytes of a
-.npy file), and may have `text`, `speaker` and `split`. A directory of splits gives the clips below
-it the split of its name. `datasets` itself is not needed: what it saves are Arrow streams.
+.npy file), and may have `text`, `speaker` and `split`; other columns are labels. A directory of
+splits gives the clips below it the split of its name. `datasets` itself is not needed: what it
+saves are Arrow streams.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.config.shipped import install_command
 from genlab.data.manifest import parse_array
+from genlab.data.own.labels import labels_of
 from genlab.data.own.row import FIX, MOST_FRAMES, Facts, Row, parse_facts
 from genlab.data.own.spec import OwnSpec
 
@@ -86,12 +88,11 @@ class Tables:
                 f"{where}: no column {missing[0]}, expected id and {CODES}, got "
                 f"{shorten(', '.join(names))}"
             )
-        values = {
-            name: batch.column(name)[number].as_py() for name in Facts._fields if name in names
-        }
+        values = {name: batch.column(name)[number].as_py() for name in names if name != CODES}
         facts = parse_facts({"split": split, **values}, where)
         cell = batch.column(CODES)[number]
-        return Row(facts, where, lambda: _codes_of(cell, self.spec.codebooks, where))
+        labels = labels_of(values, Facts._fields, where)
+        return Row(facts, where, lambda: _codes_of(cell, self.spec.codebooks, where), labels)
 
 
 def _batches(path: Path) -> Iterator["pyarrow.RecordBatch"]:

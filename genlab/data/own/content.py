@@ -7,10 +7,11 @@ learnt. Clips without a split are divided by their text, as those of a corpus of
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
+from pydantic import JsonValue
 
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
@@ -42,6 +43,8 @@ class Content:
         self._speakers: set[str] = set()
         self._longest_text = 1
         self._digest = hashlib.sha256()
+        self.labels: dict[str, Mapping[str, JsonValue]] = {}
+        """Of the clips that have any, by id, as they are taken."""
 
     @property
     def num_clips(self) -> int:
@@ -70,6 +73,8 @@ class Content:
             )
         facts = row.facts._replace(split=split)
         self._speakers.add(facts.speaker)
+        if row.labels:
+            self.labels[facts.id] = row.labels
         self._longest_text = max(self._longest_text, len(encode_text(facts.text)))
         # In the order of the files, which is fixed; with its length no value can pass for two.
         self._digest.update("".join(f"{len(value)} {value}" for value in facts).encode() + found)

@@ -8,10 +8,12 @@ splits, types, ranges and sizes are all checked here, for every format alike.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int, Shaped
+from pydantic import JsonValue
 
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
@@ -43,6 +45,8 @@ class Row(NamedTuple):
     where: str
     """The file and the row, for errors."""
     read: Callable[[], Shaped[np.ndarray, "..."]]
+    labels: Mapping[str, JsonValue] = MappingProxyType({})
+    """What else the row says, for named conditions (labels.py)."""
 
 
 class Layout(Protocol):

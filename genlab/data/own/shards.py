@@ -1,9 +1,9 @@
 """Tokens as shards that are read from front to back: WebDataset tars and ArrayRecord files.
 
 A sample of a tar is the files of one key, as WebDataset names them: `KEY.npy` (or `KEY.codes.npy`)
-holds the codes, `KEY.json` text, speaker and split, `KEY.txt` a text. A record of an ArrayRecord is
-the length of its header (uint32, little-endian), the header in JSON with `id` and `frames`, and the
-codes as little-endian int16, "t k". Nothing is unpacked to a disk.
+holds the codes, `KEY.json` text, speaker, split and labels, `KEY.txt` a text. A record of an
+ArrayRecord is the length of its header (uint32, little-endian), the header in JSON with `id` and
+`frames`, and the codes as little-endian int16, "t k". Nothing is unpacked to a disk.
 """
 
 import io
@@ -21,6 +21,7 @@ from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.data.manifest import parse_array
 from genlab.data.own.arrays import MOST_LINE, MOST_MEMBER
+from genlab.data.own.labels import labels_of
 from genlab.data.own.row import FIX, MOST_FRAMES, Facts, Row, parse_facts
 from genlab.data.own.spec import OwnSpec
 from genlab.run.stored import parse_json
@@ -110,7 +111,8 @@ def _sample(path: Path, key: str, files: dict[str, bytes]) -> Row:
     if codes is None:
         raise GenlabError(f"{where}: no {shorten(key)}.npy with its codes; {FIX}")
     facts = parse_facts({"id": key, **values}, where)
-    return Row(facts, where, lambda: parse_array(codes, where=where, fix=FIX))
+    labels = labels_of(values, Facts._fields, where)
+    return Row(facts, where, lambda: parse_array(codes, where=where, fix=FIX), labels)
 
 
 class Records:
@@ -159,7 +161,8 @@ class Records:
             )
         shape = (count, self.spec.codebooks)
         facts = parse_facts(values, where)
-        return Row(facts, where, lambda: np.frombuffer(body, "<i2").reshape(shape))
+        labels = labels_of(values, Facts._fields, where)
+        return Row(facts, where, lambda: np.frombuffer(body, "<i2").reshape(shape), labels)
 
     def _bytes(self, frames: int) -> int:
         return 2 * frames * self.spec.codebooks

@@ -23,6 +23,7 @@ from genlab.data.digests import FileDigest
 from genlab.data.own.arrays import INDEX_NAME, Arrays
 from genlab.data.own.columns import Tables
 from genlab.data.own.content import Content
+from genlab.data.own.labels import LABELS_NAME, write_labels
 from genlab.data.own.row import Layout, Row
 from genlab.data.own.shards import Records, Tars
 from genlab.data.own.spec import OwnSpec, read_spec, read_vectors
@@ -40,7 +41,7 @@ from genlab.data.store import (
 from genlab.run.cache import only_builder
 from genlab.run.shared import fetch, share
 
-VERSION = 1  # raise it when the same files make another store
+VERSION = 2  # raise it when the same files make another store
 PART_BYTES = 2**26  # of codes in a part
 PROGRESS_ROWS = 256
 
@@ -185,6 +186,8 @@ class TokenFiles:
         written = parts.finish()
         if vectors is not None:
             save_vectors(directory, vectors)
+        if content.labels:
+            written[LABELS_NAME] = write_labels(directory, content.labels)
         finish_store(directory, content.describe(parts.clips, parts.frames), written)
 
 

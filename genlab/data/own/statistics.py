@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from genlab.data.listing import count_of, shorten
 from genlab.data.manifest import text_key
 from genlab.data.own.content import digest_codes
+from genlab.data.own.labels import describe_labels
 from genlab.data.own.source import TokenFiles
 from genlab.data.own.spec import OwnSpec
 from genlab.data.shards import Progress
@@ -35,6 +36,8 @@ class TokenReport(NamedTuple):
     copies: list[tuple[str, str]]
     """Clips with the codes of an earlier one, after that one."""
     example: Int[np.ndarray, "t k"]
+    columns: tuple[str, ...] = ()
+    """A line for each column of labels."""
 
     def lines(self) -> list[str]:
         """Return it in words."""
@@ -59,7 +62,7 @@ class TokenReport(NamedTuple):
                 f"  codebook {level}: {used} of {spec.entries} entries occur, {bits:.2f} bits by "
                 f"counts of {np.log2(spec.entries):.2f}"
             )
-        return [*lines, *self._notes()]
+        return [*lines, *self.columns, *self._notes()]
 
     def entropies(self) -> Float[np.ndarray, "k"]:
         """Return the bits of one code of each codebook, by its counts."""
@@ -128,7 +131,8 @@ def inspect_tokens(files: TokenFiles, progress: Progress | None = None) -> Token
             found.copies.append((first, clip.id))
         if not len(found.example):
             found = found._replace(example=clip.codes)
-    return found
+    columns = describe_labels(content.labels.values(), content.num_clips)
+    return found._replace(columns=tuple(columns))
 
 
 def _fold(counts: Int[np.ndarray, "k v"]) -> Float[np.ndarray, "k c"]:
