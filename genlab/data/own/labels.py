@@ -114,6 +114,7 @@ def describe_labels(every: Iterable[Mapping[str, JsonValue]], num_clips: int) ->
 
 def _describe(values: list[JsonValue]) -> str:
     """Return what a column holds, and the kinds of conditions that read it."""
+    # Kinds are named as hints and not chosen: a number may be a class, and a text a file elsewhere.
     if all(isinstance(value, str) for value in values):
         texts = sorted({str(value) for value in values})
         if all(text.endswith(ARRAYS) for text in texts):
