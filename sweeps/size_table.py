@@ -80,6 +80,7 @@ while other programs kept both cores busy (load 15 to 20), so the drop at 1e6 an
 - **Store.** Pieces of 128 clips become parts of about 100 MB. `frames.npy` (4 bytes a clip) answers what budgets and prompts ask of all clips.
 - **Order.** grain's `MapDataset.shuffle`, a bijection on 32 bits: place i of pass p is a pure function of (seed, p, i) and costs no memory. It is the order
   that runs always had, so old runs resume bitwise; a test pins it.
+- **Encoding.** One process, or several workers here or on Dataflow ([encoding.md](encoding.md)).
 - **Disk of a host.** Of a shared store above `GENLAB_LOCAL_GB` (100) the parts stay in the bucket ([tpu.md](tpu.md)).
 
 Still linear in memory: speakers are a table; the counts and the lookup baseline read every training clip once and hold their tables; `genlab data` imports a

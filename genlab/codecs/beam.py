@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import pickle
 import re
@@ -123,8 +124,13 @@ def check_beam(engine: Engine) -> None:
             f"--runner: needs Apache Beam; run `{install_command('beam')}`, best in an environment "
             "of its own (docs/encoding.md in the repository)"
         )
-    from apache_beam.options import pipeline_options
-
+    # What it says while it is imported is for its developers.
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from apache_beam.options import pipeline_options
+    finally:
+        logging.disable(before)
     # Several of Beam's classes have an option of the same name.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in pipeline_options.PipelineOptions.__subclasses__():
