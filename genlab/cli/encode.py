@@ -55,7 +55,7 @@ def encode_data(arguments: argparse.Namespace) -> None:
     """
     config = _read(arguments)
     try:
-        words = shlex.split(arguments.beam)
+        words = shlex.split(arguments.beam or "")
     except ValueError as error:
         raise ConfigError(f"--beam {shorten(arguments.beam)}: {error}") from None
     engine = RUNNERS[arguments.runner](arguments.workers, tuple(words))

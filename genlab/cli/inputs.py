@@ -113,14 +113,13 @@ def _add_data(add: AddCommand) -> None:
         "--runner",
         choices=["direct", "dataflow"],
         default="direct",
-        help="encode: processes of this machine (default), or Google Cloud Dataflow",
+        help="encode: processes of this machine (default: direct), or Google Cloud Dataflow",
     )
     command.add_argument(
         "--workers", type=whole, default=2, help="encode: how many workers (default 2)"
     )
     command.add_argument(
         "--beam",
-        default="",
         metavar="'--OPTION=VALUE ...'",
         help="encode: further options of Beam's, after an equals sign: --beam='--region=us-east1'",
     )

@@ -133,7 +133,8 @@ def test_a_bucket_that_cannot_be_written_is_refused_before_a_worker_starts(tmp_p
 
 def test_a_worker_opens_what_the_config_encodes(tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
-    rows = [("ann", "take it away", split) for split in ("train", "train", "valid", "test")]
+    rows = [("ann", "take it away", "train"), ("ann", "no rain today", "train")]
+    rows += [("ann", "five old men", "valid"), ("ann", "we sat on a wall", "test")]
     data = make_small_comparison(write_corpus(tmp_path / "audio", rows)).data
     config = make_small_comparison(data.corpus, "data.num_frames=40")
     manifest = data.build_audio()
