@@ -93,7 +93,11 @@ def test_a_preset_trains_and_samples(path, store, tmp_path, monkeypatch):
     ):  # heads start close to saying nothing, so training starts at the entropy of a uniform code
         plan = getattr(arm.decoder, "plan", None)
         of_plan = plan.weight * np.log(plan.num_units + 1) / spec.codebooks if plan else 0
-        assert per_example.mean() < (1 + is_hearing) * np.log(spec.entries) + of_plan
+        # A clip of which most is shown has few codes left to predict, so one draw says little.
+        loss = jitted_loss(decoder)
+        keys = jax.random.split(jax.random.key(3), 32)
+        drawn_losses = [loss(tokens, cond, key).per_example for key in keys]
+        assert np.mean(drawn_losses) < (1 + is_hearing) * np.log(spec.entries) + of_plan
     out = decoder.sample(
         cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=arm.sampler
     )
