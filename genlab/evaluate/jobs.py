@@ -24,8 +24,6 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
-import jax
-
 from genlab.config import GenlabError
 from genlab.evaluate.metric import Work
 from genlab.evaluate.sessions import single_threaded_blas
@@ -130,6 +128,8 @@ def _processes(count: int) -> ProcessPoolExecutor:
 
 def _begin() -> None:
     """Prepare a process: the accelerator and Ctrl-C belong to its parent, with which it ends."""
+    import jax  # only here: measuring on threads needs none of it
+
     jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -370,5 +370,5 @@ def _over_sets(sets: list[dict[str, Estimate]], clips: Clips) -> dict[str, OfSet
 
 def _split(items: Sequence[Item], parts: int) -> list[list[Item]]:
     """Return what belongs to each training run, or draw of one; they follow each other."""
-    size = len(items) // parts
+    size = len(items) // parts if parts else 0
     return [list(items[part * size : (part + 1) * size]) for part in range(parts)]
