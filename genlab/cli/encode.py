@@ -38,7 +38,8 @@ class ConfigMaterial(NamedTuple):
         """
         values = json.loads(self.config)
         load_classes(values)
-        data = KINDS[values["kind"]].from_dict(values).data  # pyright: ignore[reportAttributeAccessIssue]
+        config = KINDS[values["kind"]].from_dict(values)
+        data = config.data  # pyright: ignore[reportAttributeAccessIssue]
         directory = cache_root() / self.corpus
         if not (directory / MANIFEST_NAME).exists():
             with only_builder(directory.with_name(f".{directory.name}.lock")):

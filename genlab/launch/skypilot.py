@@ -26,6 +26,7 @@ from genlab.sweeps.executors import cloud_places
 
 ASKS_S = 300.0
 LAUNCHES_S = 1800.0  # its own machine is made first
+# On the rented hosts: outside the source, which SkyPilot copies without what git ignores.
 CONFIG_THERE = "/tmp/genlab_launch/config.json"
 _WAITING = ("PENDING", "SUBMITTED", "STARTING", "RECOVERING", "WINDING_DOWN", "CANCELLING")
 _LINES = {
