@@ -1,14 +1,36 @@
 """The lines of `genlab bench` at toy size. No time is asserted: tests run on busy machines."""
 
+import contextlib
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.speed.bench import WORKLOADS, run_workloads
+from genlab.decoders.ar import ARConfig
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.cost import train_flops
+from genlab.decoders.task import Task
+from genlab.speed import turns
+from genlab.speed.bench import DECODERS, WORKLOADS, Workload, format_line, run_workloads
+from genlab.speed.profile import Ran, divide, profile
+from genlab.speed.rate import MatrixProduct
+from genlab.speed.size import QUICK
 
-KEYS = ["workload", "ours_s", "peer", "peer_s", "ratio", "shape", "dtype", "threads"]
+RATE = ["flops", "flops_per_s", "product", "product_flops_per_s", "rate_share"]
+KEYS = ["workload", "size", "ours_s", "peer", "peer_s", "ratio", *RATE, "shape", "dtype", "threads"]
+# Of the largest product at toy size: 2 clips of 16 frames in training, 1 in sampling; the delay of
+# 2 levels adds a frame, and a decoder that goes step by step sees one.
+ROWS = {
+    "ar_train_step": 34,
+    "masked_train_step": 32,
+    "diffusion_train_step": 32,
+    "ar_sample": 1,
+    "masked_sample": 16,
+    "diffusion_sample": 16,
+}
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -27,6 +49,12 @@ def test_every_workload_gives_one_line_of_the_stated_shape(name):
         isinstance(line["peer"], str) and min(fields[1:]) > 0
     )
     assert json.loads(json.dumps(line)) == line
+    assert line["size"] == "toy"
+    if name in DECODERS:
+        assert line["product"] == f"{ROWS[name]}x32x{2 * QUICK.backbone.ffn_width}"
+        assert line["rate_share"] > 0
+    else:
+        assert [line[key] for key in RATE] == [None] * len(RATE)
 
 
 def test_the_loader_says_which_share_of_training_was_waiting():
@@ -40,3 +68,128 @@ def test_unknown_workloads_and_no_rounds_are_refused():
         list(run_workloads(("ar_trian",)))
     with pytest.raises(GenlabError, match="rounds 0"):
         list(run_workloads(("ar_sample",), rounds=0))
+
+
+class Clock:
+    """Seconds pass only where a program says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def spend(self, seconds):
+        self.now += seconds
+
+
+def run_known(monkeypatch, *, flops=None, product=None, seconds=(4.0,), **options):
+    """Measure a workload of known seconds, whose product takes 1 s, then 3, and so on."""
+    clock = Clock()
+    monkeypatch.setattr(
+        turns,
+        "time",
+        SimpleNamespace(perf_counter=clock.perf_counter, process_time=clock.perf_counter),
+    )
+    own, other = iter(seconds), iter([1.0, 1.0, 1.0, 3.0, 1.0])
+    known = None
+    if product is not None:
+        known = SimpleNamespace(
+            run=lambda: clock.spend(next(other)), flops=product, shape="known shape"
+        )
+
+    @contextlib.contextmanager
+    def workload(size):
+        yield Workload(lambda: clock.spend(next(own)), "toy", flops=flops, product=known)
+
+    monkeypatch.setitem(WORKLOADS, "known", workload)
+    return list(run_workloads(("known",), rounds=3, **options))
+
+
+def test_the_share_is_the_rate_of_the_work_over_that_of_the_product_in_the_same_round(monkeypatch):
+    # Rounds: 100 FLOPs in 4, 4 and 8 s, so at 25, 25 and 12.5 FLOP/s, against 300 in 1, 3 and 1 s:
+    # 1/12, 1/4 and 1/24 of its rate. Medians: 25 of 300 FLOP/s, 1/12.
+    [line] = run_known(monkeypatch, flops=100.0, product=300.0, seconds=(1, 1, 4.0, 4.0, 8.0))
+    assert line["ours_s"] == 4
+    assert line["flops"] == 100
+    assert line["flops_per_s"] == 25
+    assert line["product_flops_per_s"] == 300
+    assert line["rate_share"] == pytest.approx(1 / 12)
+    assert "8% of the 3e-07 of a product known shape" in format_line(line)
+
+
+def test_the_shares_of_rounds_are_paired_before_their_median(monkeypatch):
+    # 1, 1 and 1/3 of the rate: a median of each side's seconds would say 1/3.
+    [line] = run_known(monkeypatch, flops=9.0, product=9.0, seconds=(1, 1, 1.0, 3.0, 3.0))
+    assert line["rate_share"] == 1
+
+
+def test_work_that_nobody_counts_has_no_share(monkeypatch):
+    [line] = run_known(monkeypatch, seconds=(1, 1, 2.0, 2.0, 2.0))
+    assert [line[key] for key in RATE] == [None] * len(RATE)
+    assert "FLOP" not in format_line(line) and "of a product" not in format_line(line)
+
+
+def test_the_flops_are_those_that_the_project_counts():
+    [line] = run_workloads(("ar_train_step",), rounds=1, quick=True)
+    nothing = ConditionConfig(content="none", speaker=False)
+    task = Task(QUICK.spec, CondVocab(num_speakers=1), QUICK.backbone, nothing, num_frames=16)
+    assert line["flops"] == 2 * train_flops(ARConfig(), task)
+
+
+def test_decoders_are_measured_small_and_medium(monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def workload(size):
+        asked.append((size.backbone.width, size.backbone.layers))
+        yield Workload(lambda: 1.0, "toy")
+
+    for name in ("ar_sample", "mimi_10s"):
+        monkeypatch.setitem(WORKLOADS, name, workload)
+    monkeypatch.setattr("genlab.speed.bench.peers.find_peer", lambda *arguments: None)
+    lines = list(run_workloads(("ar_sample", "mimi_10s"), rounds=1))
+    assert [line["size"] for line in lines] == ["small", "medium", "small"]
+    assert asked == [(256, 6), (512, 8), (256, 6)]
+    [line] = run_workloads(("ar_sample", "mimi_10s"), rounds=1, sizes=("medium",))
+    assert (line["workload"], line["size"]) == ("ar_sample", "medium")
+    with pytest.raises(GenlabError, match="--size medium: mimi_10s has no such size"):
+        list(run_workloads(("mimi_10s",), rounds=1, sizes=("medium",)))
+    with pytest.raises(GenlabError, match="--size medium: --quick has a toy size only"):
+        list(run_workloads(("ar_sample",), quick=True, sizes=("medium",)))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12), (3, 12, 8)])
+def test_a_product_that_is_repeated_keeps_its_numbers_in_range(shape):
+    product = MatrixProduct(*shape)
+    assert product.shape == "x".join(map(str, shape))
+    # 500 pairs of products, each of 2 x 3 x 8 x 12 FLOPs
+    assert product.flops == 500 * 2 * 2 * 3 * 8 * 12
+    norms = np.linalg.norm(product.run(), axis=1)
+    assert np.isfinite(norms).all() and (norms > 0.1).all() and (norms < 10).all()
+
+
+def test_time_is_divided_into_products_other_operations_and_neither():
+    ran = [
+        Ran("while", 0.0, 100.0),  # holds the others, and is none
+        Ran("ynn_fusion", 10.0, 40.0),
+        Ran("wrapped_tanh", 30.0, 60.0),  # of which 10 beside the product
+        Ran("wrapped_tanh", 70.0, 80.0),
+        Ran("copy", 70.0, 75.0),
+    ]
+    spent = divide(ran, 200.0)
+    assert spent[:3] == pytest.approx((0.15, 0.15, 0.7))
+    assert spent.slowest == pytest.approx({"wrapped_tanh": 0.2, "copy": 0.025})
+
+
+def test_a_trace_finds_the_product_that_ran():
+    product = MatrixProduct(64, 64, 64)
+    product.run()
+    spent = profile(product.run)
+    assert spent is not None and spent.products > 0
+    assert sum(spent[:3]) == pytest.approx(1, abs=0.05)
+    [line] = run_workloads(("masked_train_step",), rounds=1, quick=True, profiles=True)
+    assert list(line) == [*KEYS, "profile"] and line["profile"]["others"] > 0
+    assert "outside compiled code" in format_line(line)
+    [line] = run_workloads(("checkpoint_save",), rounds=1, quick=True, profiles=True)
+    assert line["profile"] is None

@@ -355,7 +355,11 @@ def bench(arguments: argparse.Namespace, command: str) -> int:
     from genlab.speed.bench import format_line, run_workloads
 
     for line in run_workloads(
-        tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick
+        tuple(arguments.workloads),
+        rounds=arguments.rounds,
+        quick=arguments.quick,
+        sizes=tuple(arguments.size or ()),
+        profiles=arguments.profile,
     ):
         print(json.dumps(line) if arguments.json else format_line(line), flush=True)
     return 0

@@ -26,6 +26,18 @@ def add_machine(add: AddCommand) -> None:
         action="store_true",
         help="toy sizes: shows that everything runs, but says nothing about speed",
     )
+    command.add_argument(
+        "--size",
+        action="append",
+        choices=["small", "medium"],
+        help="small (6 layers of 256) or medium (8 of 512) only; codecs, loader and checkpoint "
+        "are in small",
+    )
+    command.add_argument(
+        "--profile",
+        action="store_true",
+        help="trace one more training step or sampling, and say where its time goes",
+    )
     command = add(
         "aot",
         (

@@ -7,6 +7,10 @@ the median over rounds of peer / ours. Both sides run in turn in one process, in
 so a slow drift of the machine moves both; they share its threads and its allocator settings.
 Weights are random and data synthetic: speed does not depend on them.
 
+Training and sampling also say which share they reach of the rate of this machine's float32 product
+(rate.py), measured in the same rounds at the size of their own largest one. FLOPs are those that
+the project counts everywhere (decoders/cost.py).
+
 Decoders run without conditions, as their peers do. The training step is the product's: clipping,
 AdamW, the average.
 """
@@ -15,7 +19,6 @@ import contextlib
 import dataclasses
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,86 +32,62 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 from pydantic import JsonValue
 
-from genlab.codecs.convnext import StackConfig
-from genlab.codecs.dac import DacConfig
-from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.frozen import FrozenCodec
-from genlab.codecs.mimi import MimiConfig
-from genlab.codecs.mimi_convolutions import ConvolutionsConfig
-from genlab.codecs.mimi_transformer import WindowTransformerConfig
-from genlab.codecs.seanet import SEANetConfig
-from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
 from genlab.data.store import SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.task import SamplerConfig, Task
-from genlab.nets.backbone import BackboneConfig
 from genlab.run.checkpoint import CheckpointWriter
 from genlab.speed import peers
-from genlab.speed.size import BenchSize
+from genlab.speed.profile import profile
+from genlab.speed.rate import MatrixProduct
+from genlab.speed.size import MEDIUM, QUICK, BenchSize
+from genlab.speed.turns import WARM_UPS, take_turns
 from genlab.tokens import Cond, Tokens
 from genlab.training.optim import OptimConfig
 from genlab.training.step import SAVED, create_state, make_update
 
-WARM_UPS = 2
-QUIET_CORES = 0.2  # what other processes may use before their share decides a ratio
 STEPS = 1_000_000  # of the learning rate's schedule
 NOTHING = ConditionConfig(content="none", speaker=False)
 VOCAB = CondVocab(num_speakers=1)
 TOP_K = 250
 
 
-QUICK = BenchSize(
-    backbone=BackboneConfig(width=32, layers=2, heads=2),
-    codec=SpectralCodecConfig(
-        encoder=StackConfig(width=16, blocks=1), decoder=StackConfig(width=16, blocks=1)
-    ),
-    codebooks=2,
-    entries=16,
-    latent_channels=8,
-    frames=16,
-    batch=2,
-    masked_steps=(2, 1),
-    diffusion_steps=2,
-    audio_s=0.2,
-    encodec=EncodecConfig(
-        network=SEANetConfig(latent_channels=8, channels=4, strides=(8, 5, 4, 2), is_causal=True),
-        entries=16,
-    ),
-    mimi=MimiConfig(
-        width=16,
-        entry_channels=8,
-        entries=16,
-        convolutions=ConvolutionsConfig(filters=4),
-        transformer=WindowTransformerConfig(layers=2, heads=2, inner_width=16),
-    ),
-    dac=DacConfig(encoder_width=4, decoder_width=32, latent_channels=64, entries=16),
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """`run` does one repetition to its end; if it returns a float, that counts instead of the
     seconds it took.
+
+    `flops` is what the project counts for one repetition, and `product` its largest product of
+    matrices; None where nothing is counted.
     """
 
     run: Callable[[], object]
     shape: str
     note: Callable[[], str] = lambda: ""
+    flops: float | None = None
+    product: MatrixProduct | None = None
 
 
 def run_workloads(
-    names: tuple[str, ...] = (), *, rounds: int = 5, quick: bool = False
+    names: tuple[str, ...] = (),
+    *,
+    rounds: int = 5,
+    quick: bool = False,
+    sizes: tuple[str, ...] = (),
+    profiles: bool = False,
 ) -> Iterator[dict[str, JsonValue]]:
-    """Measure each workload in turn (all of them without names), and yield its line as soon as it
-    is known.
+    """Measure each workload in turn (all of them without names) at each of its sizes (or those that
+    are named), and yield its line as soon as it is known.
 
     Raises:
-        GenlabError: if a name is unknown or there are no rounds.
+        GenlabError: if a name is unknown, no workload has a size that is named, or there are no
+            rounds.
     """
     if unknown := [name for name in names if name not in WORKLOADS]:
         raise GenlabError(
@@ -116,21 +95,60 @@ def run_workloads(
         )
     if rounds < 1:
         raise GenlabError(f"--rounds {rounds}: expected at least 1")
-    size = QUICK if quick else BenchSize()
-    for name in names or WORKLOADS:
+    if quick and sizes:
+        raise GenlabError(f"--size {sizes[0]}: --quick has a toy size only, leave out one of them")
+    chosen = [
+        (name, label, size)
+        for name in names or WORKLOADS
+        for label, size in _sizes_of(name, quick).items()
+        if not sizes or label in sizes
+    ]
+    if not chosen:
+        raise GenlabError(
+            f"--size {' '.join(sizes)}: {', '.join(names)} has no such size, leave it out"
+        )
+    for name, label, size in chosen:
         with WORKLOADS[name](size) as workload:
-            yield _measure(name, workload, peers.find_peer(name, size, num_threads()), rounds)
+            peer = peers.find_peer(name, size, num_threads())
+            line = {"workload": name, "size": label, **_measure(name, workload, peer, rounds)}
+            if profiles:
+                # After the rounds: a trace makes what it watches slower.
+                spent = None if workload.flops is None else profile(workload.run)
+                line["profile"] = None if spent is None else spent._asdict()
+            yield line
 
 
-def format_line(line: dict[str, JsonValue]) -> str:
-    """Return the line of one workload for a person."""
+def _sizes_of(name: str, quick: bool) -> dict[str, BenchSize]:
+    """Return the sizes of a workload by name; only decoders have more than one."""
+    if quick:
+        return {"toy": QUICK}
+    return {"small": BenchSize()} | ({"medium": MEDIUM} if name in DECODERS else {})
+
+
+def format_line(line: dict[str, Any]) -> str:
+    """Return the line of one workload for a person, and a second one if it was profiled."""
     peer = (
         "no peer installed"
         if line["peer"] is None
         else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
     )
     setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
-    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({setting})  {peer}"
+    name = f"{line['workload']} {line['size']}"
+    parts = [f"{name:<28} {line['ours_s']:.4f} s  ({setting})", peer]
+    if line["rate_share"] is not None:
+        parts.append(
+            f"{line['flops_per_s'] / 1e9:.3g} GFLOP/s, {line['rate_share']:.0%} of the "
+            f"{line['product_flops_per_s'] / 1e9:.3g} of a product {line['product']}"
+        )
+    spent = line.get("profile")
+    if spent is None:
+        return "  ".join(parts)
+    slowest = ", ".join(f"{name} {share:.0%}" for name, share in spent["slowest"].items())
+    return (
+        "  ".join(parts) + f"\n  of its time {spent['products']:.0%} multiplies matrices, "
+        f"{spent['others']:.0%} is other compiled code ({slowest}), {spent['outside']:.0%} is "
+        "outside compiled code"
+    )
 
 
 def num_threads() -> int:
@@ -141,62 +159,50 @@ def num_threads() -> int:
 def _measure(
     name: str, workload: Workload, peer: peers.Peer | None, rounds: int
 ) -> dict[str, JsonValue]:
-    sides = [workload.run] + ([] if peer is None else [peer.run])
-    for _ in range(WARM_UPS):
-        for side in sides:
-            side()
-    times: list[list[float]] = [[] for _ in sides]
-    others = _busy_cpu_s()
-    ours = time.process_time()
-    began_all = time.perf_counter()
-    for number in range(rounds):
-        # Alternating who goes first cancels what drifts with time: clock, caches, temperature.
-        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
-        for side in order:
-            began = time.perf_counter()
-            counted = sides[side]()
-            times[side].append(
-                counted if isinstance(counted, float) else time.perf_counter() - began
-            )
-    # What other processes used meanwhile: their share, not ours, makes a ratio doubtful.
-    others = _busy_cpu_s() - others - (time.process_time() - ours)
-    _warn_if_busy(name, others / (time.perf_counter() - began_all))
-    is_paired = peer is not None
+    product = workload.product
+    sides = {"ours": workload.run}
+    if peer is not None:
+        sides["peer"] = peer.run
+    if product is not None:
+        sides["product"] = product.run
+    times = take_turns(name, sides, rounds)
+    # Of pairs, here and below: all sides of a round meet the same load.
+    ratio = [theirs / ours for ours, theirs in zip(times["ours"], times.get("peer", []))]
     return {
-        "workload": name,
-        "ours_s": statistics.median(times[0]),
-        "peer": peer.name if is_paired else None,
-        "peer_s": statistics.median(times[1]) if is_paired else None,
-        # The median of paired ratios: both sides of a round meet the same load.
-        "ratio": statistics.median(theirs / ours for ours, theirs in zip(*times))
-        if is_paired
-        else None,
+        "ours_s": statistics.median(times["ours"]),
+        "peer": None if peer is None else peer.name,
+        "peer_s": _median(times.get("peer", [])),
+        "ratio": _median(ratio),
+        **_rate(workload, times["ours"], times.get("product", [])),
         "shape": workload.shape + workload.note(),
         "dtype": "float32",
         "threads": num_threads(),
     }
 
 
-def _busy_cpu_s() -> float:
-    """Return the CPU seconds that all processes together have used; 0 where that is unknown."""
-    try:
-        fields = [
-            int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-        ]
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    idle, waiting = fields[3:5]
-    return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")
-
-
-def _warn_if_busy(name: str, other_cores: float) -> None:
-    if other_cores > QUIET_CORES:
-        print(
-            f"genlab bench: {name}: other processes used {other_cores:.1f} cores meanwhile; on a "
-            "busy machine torch's threads wait for each other, so neither times nor ratio mean "
-            "much",
-            file=sys.stderr,
+def _rate(workload: Workload, ours: list[float], product: list[float]) -> dict[str, JsonValue]:
+    """Return the FLOP/s of a workload, those of its largest product, and the one as a share of the
+    other; None where nothing is counted.
+    """
+    flops, largest = workload.flops, workload.product
+    if flops is None or largest is None:
+        return dict.fromkeys(
+            ("flops", "flops_per_s", "product", "product_flops_per_s", "rate_share")
         )
+    shares = [
+        flops / own_s / (largest.flops / product_s) for own_s, product_s in zip(ours, product)
+    ]
+    return {
+        "flops": flops,
+        "flops_per_s": flops / statistics.median(ours),
+        "product": largest.shape,
+        "product_flops_per_s": largest.flops / statistics.median(product),
+        "rate_share": statistics.median(shares),
+    }
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _tokens(size: BenchSize, batch: int) -> tuple[Tokens, Cond]:
@@ -226,6 +232,12 @@ def _task(size: BenchSize) -> Task:
     return Task(size.spec, VOCAB, size.backbone, NOTHING, num_frames=size.frames)
 
 
+def _largest_product(size: BenchSize, rows: int) -> MatrixProduct:
+    """Return that of the feed-forward part, into its value and its gate, for so many positions."""
+    net = size.backbone
+    return MatrixProduct(rows, net.width, 2 * net.ffn_width)
+
+
 class _Trainer:
     """A decoder in the middle of training."""
 
@@ -245,16 +257,26 @@ class _Trainer:
 
 
 @contextlib.contextmanager
-def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]:
+def _train_step(
+    config: Any, detail: str, rows_of: Callable[[BenchSize], int], size: BenchSize
+) -> Iterator[Workload]:
     trainer = _Trainer(config, size)
     args = _tokens(size, size.batch)
     shape = f"{_shape(size, size.batch)}, {detail}, {_millions(trainer.state['params'])}"
-    yield Workload(lambda: trainer.step(args), shape)
+    yield Workload(
+        lambda: trainer.step(args),
+        shape,
+        flops=size.batch * train_flops(config, _task(size)),
+        product=_largest_product(size, size.batch * rows_of(size)),
+    )
 
 
 @contextlib.contextmanager
 def _sample(
-    config: Any, sampler_of: Callable[[BenchSize], SamplerConfig], size: BenchSize
+    config: Any,
+    sampler_of: Callable[[BenchSize], SamplerConfig],
+    rows_of: Callable[[BenchSize], int],
+    size: BenchSize,
 ) -> Iterator[Workload]:
     decoder = config.build(_task(size), key=jax.random.key(0))
     graph, state = nnx.split(decoder)
@@ -274,6 +296,8 @@ def _sample(
     yield Workload(
         lambda: jax.block_until_ready(compiled(*args, next(keys))),
         f"{_shape(size, 1)}, {calls[0]} network calls, {_millions(state)}",
+        flops=float(sample_cost(config, sampler, _task(size)).flops),
+        product=_largest_product(size, rows_of(size)),
     )
 
 
@@ -395,19 +419,40 @@ def _checkpoint_save(size: BenchSize) -> Iterator[Workload]:
         yield Workload(run, f"{num_bytes / 1e6:.0f} MB of state, on disk and checked")
 
 
-WORKLOADS: dict[str, Callable[[BenchSize], contextlib.AbstractContextManager[Workload]]] = {
-    "ar_train_step": partial(_train_step, ARConfig(), "delay pattern"),
-    "masked_train_step": partial(_train_step, MaskedConfig(), "one level"),
-    "diffusion_train_step": partial(_train_step, DiffusionConfig(), "flow matching"),
+def _delayed(size: BenchSize) -> int:
+    """Return the positions of a clip whose level k is k steps late."""
+    return size.frames + size.codebooks - 1
+
+
+def _frames(size: BenchSize) -> int:
+    return size.frames
+
+
+def _one(size: BenchSize) -> int:
+    """Return the positions of a decoder that makes one step after the other."""
+    return 1
+
+
+Open = Callable[[BenchSize], contextlib.AbstractContextManager[Workload]]
+# The rows of their largest product are the positions of a clip that one network call sees.
+DECODERS: dict[str, Open] = {
+    "ar_train_step": partial(_train_step, ARConfig(), "delay pattern", _delayed),
+    "masked_train_step": partial(_train_step, MaskedConfig(), "one level", _frames),
+    "diffusion_train_step": partial(_train_step, DiffusionConfig(), "flow matching", _frames),
     "ar_sample": partial(
-        _sample, ARConfig(), lambda size: ARSampler(top_k=min(TOP_K, size.entries))
+        _sample, ARConfig(), lambda size: ARSampler(top_k=min(TOP_K, size.entries)), _one
     ),
     "masked_sample": partial(
-        _sample, MaskedConfig(), lambda size: MaskedSampler(steps=size.masked_steps)
+        _sample, MaskedConfig(), lambda size: MaskedSampler(steps=size.masked_steps), _frames
     ),
     "diffusion_sample": partial(
-        _sample, DiffusionConfig(), lambda size: DiffusionSampler(steps=size.diffusion_steps)
+        _sample,
+        DiffusionConfig(),
+        lambda size: DiffusionSampler(steps=size.diffusion_steps),
+        _frames,
     ),
+}
+WORKLOADS: dict[str, Open] = DECODERS | {
     "codec_encode_10s": partial(_codec, "encode"),
     "codec_decode_10s": partial(_codec, "decode"),
     "encodec_24khz_10s": partial(_published, "encodec"),

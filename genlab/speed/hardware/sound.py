@@ -14,11 +14,10 @@ from jaxtyping import Array, Key
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.speed import peers
-from genlab.speed.bench import QUICK
 from genlab.speed.hardware.race import require_torch, wait_for_torch
 from genlab.speed.hardware.size import FULL, HardwareSize
 from genlab.speed.hardware.step import Case, Row, Skipped
-from genlab.speed.size import BenchSize
+from genlab.speed.size import QUICK, BenchSize
 
 KINDS = ("codec", "mimi", "encodec", "dac")  # the fields of BenchSize
 PEERS = {"mimi": "mimi_10s", "encodec": "encodec_24khz_10s", "dac": "dac_16khz_10s"}
