@@ -8,6 +8,12 @@ from genlab.cli.values import AddCommand, local, takes_config, whole
 
 def add_machine(add: AddCommand) -> None:
     """Add the commands that measure speed and compile for another machine."""
+    _add_bench(add)
+    _add_aot(add)
+    _add_launch(add)
+
+
+def _add_bench(add: AddCommand) -> None:
     command = add(
         "bench", "Measure training steps, sampling and codec speed.", "genlab bench --json"
     )
@@ -26,6 +32,7 @@ def add_machine(add: AddCommand) -> None:
         action="store_true",
         help="toy sizes: shows that everything runs, but says nothing about speed",
     )
+    # No toy here: --quick is the one way to it, also for workloads of one size.
     command.add_argument(
         "--size",
         action="append",
@@ -38,6 +45,9 @@ def add_machine(add: AddCommand) -> None:
         action="store_true",
         help="trace one more training step or sampling, and say where its time goes",
     )
+
+
+def _add_aot(add: AddCommand) -> None:
     command = add(
         "aot",
         (
@@ -68,7 +78,6 @@ def add_machine(add: AddCommand) -> None:
         metavar="FILE",
         help="keep the last compiled program, for use on such a slice",
     )
-    _add_launch(add)
 
 
 def _add_launch(add: AddCommand) -> None:

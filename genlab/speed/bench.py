@@ -125,7 +125,7 @@ def _sizes_of(name: str, quick: bool) -> dict[str, BenchSize]:
     return {"small": BenchSize()} | ({"medium": MEDIUM} if name in DECODERS else {})
 
 
-def format_line(line: dict[str, Any]) -> str:
+def format_line(line: dict[str, JsonValue]) -> str:
     """Return the line of one workload for a person, and a second one if it was profiled."""
     peer = (
         "no peer installed"
@@ -134,20 +134,26 @@ def format_line(line: dict[str, Any]) -> str:
     )
     setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
     name = f"{line['workload']} {line['size']}"
-    parts = [f"{name:<28} {line['ours_s']:.4f} s  ({setting})", peer]
-    if line["rate_share"] is not None:
-        parts.append(
-            f"{line['flops_per_s'] / 1e9:.3g} GFLOP/s, {line['rate_share']:.0%} of the "
-            f"{line['product_flops_per_s'] / 1e9:.3g} of a product {line['product']}"
-        )
+    text = f"{name:<28} {line['ours_s']:.4f} s  ({setting})  {peer}{_format_rate(line)}"
+    # Only decoders are traced, and not every device's trace names its operations.
     spent = line.get("profile")
-    if spent is None:
-        return "  ".join(parts)
+    if not isinstance(spent, dict) or not isinstance(spent["slowest"], dict):
+        return text
     slowest = ", ".join(f"{name} {share:.0%}" for name, share in spent["slowest"].items())
     return (
-        "  ".join(parts) + f"\n  of its time {spent['products']:.0%} multiplies matrices, "
+        f"{text}\n  of its time {spent['products']:.0%} multiplies matrices, "
         f"{spent['others']:.0%} is other compiled code ({slowest}), {spent['outside']:.0%} is "
         "outside compiled code"
+    )
+
+
+def _format_rate(line: dict[str, JsonValue]) -> str:
+    own, reached = line["flops_per_s"], line["product_flops_per_s"]
+    if not isinstance(own, float) or not isinstance(reached, float):
+        return ""
+    return (
+        f"  {own / 1e9:.3g} GFLOP/s, {line['rate_share']:.0%} of the {reached / 1e9:.3g} of a "
+        f"product {line['product']}"
     )
 
 
@@ -292,6 +298,7 @@ def _sample(
         return out.tokens
 
     args = (state, cond, tokens.num_frames)
+    # Traced once, here: what it counts is known before the first repetition.
     compiled = draw.lower(*args, next(keys)).compile()
     yield Workload(
         lambda: jax.block_until_ready(compiled(*args, next(keys))),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FLOPS_PER_RUN = 2e9  # some 20 ms: long against sending a program to the device
+FLOPS_PER_RUN = 2e9  # 10 to 20 ms: long against sending a program to the device
 MOST_PAIRS = 500
 
 
