@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -379,21 +380,36 @@ def test_a_card_is_not_written_over_a_text_of_a_person(tmp_path, capsys):
 
 def test_a_managed_job_is_the_same_command_in_the_bucket(tmp_path, monkeypatch):
     launched = []
-    task = SimpleNamespace(update_envs=lambda envs: launched.append(envs))
+    monkeypatch.chdir(tmp_path)
+
+    class Task:
+        """What is used of SkyPilot's task; each job has one of its own."""
+
+        def __init__(self):
+            self.envs, self.file_mounts = {}, {}
+            self.update_envs, self.update_file_mounts = self.envs.update, self.file_mounts.update
+
     fake = SimpleNamespace(
-        Task=SimpleNamespace(from_yaml=lambda path: task),
-        jobs=SimpleNamespace(launch=lambda task, name: None),
+        Task=SimpleNamespace(from_yaml=lambda path: Task()),
+        jobs=SimpleNamespace(launch=lambda task, name: launched.append((name, task))),
     )
     monkeypatch.setitem(sys.modules, "sky", fake)
-    runs = write_files(make_sweep(), tmp_path / "sweep-toy")
-    names = launch_on_skypilot(runs, tmp_path / "sweep-toy", tmp_path / "task.yaml")
-    assert names == [run.id for run in runs]
-    assert launched[0] == {
-        "CONFIG": str(config_path(tmp_path / "sweep-toy", runs[0])),
-        "RUN": f"sweep-toy/runs/{runs[0].id}",
-        "NAMED": "",
-    }
-    assert command_of(tmp_path / "sweep-toy", runs[0])[-1].endswith(launched[0]["RUN"])
+    out = Path("sweep-toy")
+    runs = write_files(make_sweep(), out)
+    names = launch_on_skypilot(runs, out, tmp_path / "task.yaml")
+    assert names == [run.id for run in runs] == [name for name, _ in launched]
+    for run, (_, task) in zip(runs, launched):
+        assert task.envs == {
+            "CONFIG": "/tmp/genlab_launch/config.json",
+            "RUN": f"sweep-toy/runs/{run.id}",
+            "NAMED": "",
+        }
+        assert command_of(out, run)[-1].endswith(task.envs["RUN"])
+        # A file of its own beside the source: SkyPilot copies that without what git ignores, and
+        # git ignores runs/, where the config lies.
+        place = task.file_mounts.pop(task.envs["CONFIG"])
+        assert place == str(tmp_path / config_path(out, run)) and not task.file_mounts
+        assert json.loads(Path(place).read_text()) == run.config.to_dict()
 
 
 def test_a_page_must_hold_a_sweep(tmp_path):

@@ -22,12 +22,10 @@ from genlab.launch.tool import ToolError, call_tool
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
 from genlab.run.shared import SCHEME
 from genlab.run.stored import write_atomically
-from genlab.sweeps.executors import cloud_places
+from genlab.sweeps.executors import cloud_files, cloud_places
 
 ASKS_S = 300.0
 LAUNCHES_S = 1800.0  # its own machine is made first
-# On the rented hosts: outside the source, which SkyPilot copies without what git ignores.
-CONFIG_THERE = "/tmp/genlab_launch/config.json"
 _WAITING = ("PENDING", "SUBMITTED", "STARTING", "RECOVERING", "WINDING_DOWN", "CANCELLING")
 _LINES = {
     "infra": "  infra: gcp/{region}/{zone}",
@@ -79,8 +77,7 @@ class SkyRental(Rental):
             text, count = re.subn(rf"(?m)^ +{name}:.*$", line.format(**values), text)
             if count != 1:
                 raise GenlabError(f"{path}: expected one line {name!r}, got {count}")
-        # What the job gets beside the source: its config, which git may ignore where it lies.
-        mounts = {CONFIG_THERE: str(self.job.config_file.absolute())}
+        mounts = cloud_files(self.job.config_file)
         text = re.sub(r"(?m)^workdir: .*$", f"workdir: {json.dumps(str(self.job.source))}", text)
         write_atomically(self.task_file, f"{text}\nfile_mounts: {json.dumps(mounts)}\n")
         return self.task_file
@@ -138,7 +135,7 @@ class SkyRental(Rental):
 
     def _launch(self) -> tuple[str, ...]:
         job = self.job
-        places = cloud_places(CONFIG_THERE, job.name, job.named)
+        places = cloud_places(job.name, job.named)
         places["BUCKET"] = job.bucket.removeprefix(SCHEME)
         told = [word for name, text in places.items() for word in ("--env", f"{name}={text}")]
         head = ("sky", "jobs", "launch", str(self.task_file), "--name", job.machine)

@@ -33,6 +33,9 @@ from genlab.watch.progress import Progress
 
 POLL_S = 1.0
 LOCKED_WAIT_S = 5.0
+# Where the hosts of a managed job find its config: outside the source, because SkyPilot copies that
+# without what git ignores, and runs/ is ignored.
+CONFIG_THERE = "/tmp/genlab_launch/config.json"
 
 
 class Stopped(GenlabError):
@@ -153,18 +156,23 @@ def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> 
         if read_state(run, out).state in ("finished", "failed"):
             continue
         task = sky.Task.from_yaml(str(task_file))
-        place = f"{out.name}/runs/{run.id}"
-        task.update_envs(cloud_places(str(config_path(out, run)), place, names_of(run)))
+        task.update_envs(cloud_places(f"{out.name}/runs/{run.id}", names_of(run)))
+        task.update_file_mounts(cloud_files(config_path(out, run)))
         sky.jobs.launch(task, name=run.id)
         names.append(run.id)
     return names
 
 
-def cloud_places(config: str, run: str, named: Sequence[str]) -> dict[str, str]:
-    """Return the variables of sweeps/cloud/tpu.yaml: a config as the hosts see it, where the run
+def cloud_places(run: str, named: Sequence[str]) -> dict[str, str]:
+    """Return the variables of sweeps/cloud/tpu.yaml for a job with `cloud_files`: where the run
     directory lies in the bucket, and overrides as `names_of` gives them.
     """
-    return {"CONFIG": config, "RUN": run, "NAMED": " ".join(named)}
+    return {"CONFIG": CONFIG_THERE, "RUN": run, "NAMED": " ".join(named)}
+
+
+def cloud_files(config: Path) -> dict[str, str]:
+    """Return what a managed job gets beside the source, by where its hosts find it: its config."""
+    return {CONFIG_THERE: str(config.absolute())}
 
 
 def _start(run: SweepRun, out: Path) -> _Worker:
