@@ -12,6 +12,7 @@ import sys
 import zlib
 from pathlib import Path
 
+from . import clouds
 from .contract import Trial, snapshot
 from .damage import TEXTS
 from .run_dirs import copy_pilot, copy_run
@@ -101,6 +102,7 @@ COMMANDS = (
     "data",
     "doctor",
     "evaluate",
+    "launch",
     "listen",
     "report",
     "sample",
@@ -118,6 +120,7 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
         (_draw_grammar, 4),
         (_draw_mixture, 3),
         (_draw_deletion, 1),
+        (clouds.draw, 4),
     )
     [kind] = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
     return kind(rng, world, place)
@@ -387,6 +390,8 @@ def _draw_grammar(rng: random.Random, world: World, place: Path) -> Trial:
         ["budget"],
         ["budget", str(world.run), "--", odd],
         ["doctor", odd or "x"],
+        ["launch", str(world.run)],
+        ["data", "encode"],
         ["report", str(world.run), "a", "b"],
         ["tune", str(world.run), "--trials"],
         ["train", str(world.run), "--arm", "ar", "--arm"],
