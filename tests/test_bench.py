@@ -180,6 +180,45 @@ def test_time_is_divided_into_products_other_operations_and_neither():
     spent = divide(ran, 200.0)
     assert spent[:3] == pytest.approx((0.15, 0.15, 0.7))
     assert spent.slowest == pytest.approx({"wrapped_tanh": 0.2, "copy": 0.025})
+    assert list(spent.slowest) == ["wrapped_tanh", "copy"]
+    # One that lies within another does not end it; and only the longest four are named.
+    spent = divide([Ran("dot", 0, 100), Ran("copy", 10, 20), Ran("copy", 90, 110)], 110.0)
+    assert spent[:3] == pytest.approx((100 / 110, 10 / 110, 0))
+    many = divide([Ran(f"op{n}", 10 * n, 11 * n) for n in range(1, 7)], 100.0)
+    assert list(many.slowest) == ["op6", "op5", "op4", "op3"]
+    # The trace has a clock of its own, which may be ahead.
+    assert divide([Ran("dot", 0, 100)], 90.0).outside == 0
+
+
+def test_who_is_first_alternates():
+    order = []
+    sides = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = turns.take_turns("toy", sides, rounds=3)
+    assert "".join(order) == "abab" + "abbaab"  # after two rounds that warm up
+    assert [len(found) for found in times.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(("busy_s", "cores"), [(5.9, None), (6.1, "0.2"), (9.0, "0.5")])
+def test_other_processes_that_take_too_much_are_told(monkeypatch, capsys, busy_s, cores):
+    """Ten seconds, of which this process used four on the CPU: 1.9, 2.1 and 5 s are others'."""
+    clock = iter([0.0, 0.0, 10.0, 10.0])
+    cpu, stat = iter([0.0, 4.0]), iter([100.0, 100.0 + busy_s])
+    monkeypatch.setattr(turns, "_busy_cpu_s", lambda: next(stat))
+    monkeypatch.setattr(
+        turns,
+        "time",
+        SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(cpu)),
+    )
+    turns.take_turns("toy", {"ours": lambda: None}, rounds=1)
+    told = capsys.readouterr().err
+    assert (f"other processes used {cores} cores" in told) if cores else told == ""
+
+
+def test_time_that_a_cpu_idles_or_waits_is_not_used(monkeypatch, tmp_path):
+    (tmp_path / "stat").write_text("cpu  100 2 50 1000 20 5 3 0 7 7\ncpu0 1 1 1 1\n")
+    monkeypatch.setattr(turns, "Path", lambda name: tmp_path / "stat")
+    monkeypatch.setattr(turns.os, "sysconf", lambda name: 100)
+    assert turns._busy_cpu_s() == pytest.approx(1.6)
 
 
 def test_a_trace_finds_the_product_that_ran():

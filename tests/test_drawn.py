@@ -16,7 +16,7 @@ from drawing_toys import RATE_HZ, SAMPLES_PER_FRAME, Toy
 
 from genlab.data import drawn
 from genlab.data.audio import AudioError, AudioFormat
-from genlab.data.drawn import BLOCK_PROMPTS, STATE, block_key
+from genlab.data.drawn import BLOCK_PROMPTS, STATE, DrawnWaves, block_key, decode_blocks
 from genlab.data.streamed import IN_MEMORY, Streamed
 from genlab.data.wave_files import read_waves, wave_path
 from genlab.machine.rows import ALONE, RowSplit, all_chips, fill_rows
@@ -133,6 +133,44 @@ def test_a_call_that_stopped_goes_on_after_its_last_whole_block(tmp_path, monkey
     assert run(cut)[0] == [4, 4, 2] and files(cut) == files(whole)
     toy.waves(cut).finish()
     assert not (cut / STATE).exists()
+
+
+def test_only_the_very_same_prompts_by_the_same_sampler_go_on(tmp_path):
+    """Two prompts are kept; then each thing by itself is another one, and nothing is kept."""
+    clips = drawing_toys.SOURCE.fresh_clips(3, 16)
+    sampler, key = {"steps": 4}, jax.random.key(0)
+
+    def run(directory, *, is_heard=True, **other):
+        drawn = []
+        facts = {"sampler": sampler, "clips": clips[:2], "key": key, **other}
+        DrawnWaves(tmp_path / directory, **facts, is_heard=is_heard).draw(
+            lambda cond, num_frames, key: drawn.append(len(num_frames)),
+            lambda block: (None, np.zeros(len(block))),
+            lambda out: [np.zeros(100, np.float32)] * 2,
+            RATE_HZ,
+        )
+        return drawn
+
+    assert run("same") == [2] and run("same") == [] and len(files(tmp_path / "same")) == 2
+    for number, other in enumerate(
+        ({"sampler": {"steps": 5}}, {"clips": clips[1:]}, {"key": jax.random.key(1)})
+    ):
+        assert run(str(number)) == [2] and run(str(number), **other) == [2], other
+    # What nobody hears is drawn for what it costs, and not kept.
+    assert run("silent", is_heard=False) == [2] and not files(tmp_path / "silent")
+
+
+def test_codes_are_decoded_once_for_what_they_are(tmp_path):
+    decoded = []
+
+    def decode(views):
+        decoded.append(len(views))
+        return [np.zeros(100, np.float32)] * len(views)
+
+    views = [np.zeros((4, 2), np.int32)] * 3
+    for of, times in (("a", 1), ("a", 1), ("b", 2)):
+        decode_blocks(tmp_path, decode, views, RATE_HZ, of)
+        assert decoded == [3] * times
 
 
 def test_killed_processes_lose_one_block_and_memory_holds_one(tmp_path):

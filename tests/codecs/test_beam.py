@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bucket_server import BUCKET, serve_bucket
@@ -18,7 +19,7 @@ from corpus_toys import make_small_comparison, write_corpus
 from encode_toys import CLIPS, Broken, Toy
 
 from genlab.cli.encode import ConfigMaterial
-from genlab.codecs import beam, cache
+from genlab.codecs import beam, cache, pieces
 from genlab.codecs.beam import RUNNERS, DataflowEngine, LocalEngine, check_beam, encode_on
 from genlab.codecs.cache import encode_corpus, pieces_directory, store_directory
 from genlab.codecs.pieces import PieceEncoder
@@ -90,6 +91,81 @@ def test_pieces_that_workers_made_are_not_made_again(root, tmp_path, monkeypatch
     with pytest.raises(GenlabError, match="cannot be written"):
         encoder(0)
     assert content(store.directory) == content(whole.directory)
+
+
+def test_a_piece_is_there_once_its_sums_are_and_is_made_once(root, tmp_path, monkeypatch):
+    toy = Toy(str(root), 140)
+    encoder = PieceEncoder(toy, str(tmp_path), store_directory(*toy(), tmp_path).name)
+    renamed, replace = [], os.replace
+
+    def fill_the_disk(source, target):
+        renamed.append(Path(target).suffix)
+        if len(renamed) == 2:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(pieces, "os", SimpleNamespace(replace=fill_the_disk, environ=os.environ))
+    with pytest.raises(OSError, match="No space left"):
+        encoder(1)
+    # The sums come last: what a dead worker left is no piece.
+    assert renamed == [".array_record", ".json"] and not encoder.has(1)
+    monkeypatch.undo()
+    assert encoder(1) == 1 and encoder.has(1)
+    monkeypatch.setattr(pieces, "encode_part", None)
+    assert encoder(1) == 1
+    path = tmp_path / "part-00001.array_record"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert not encoder.has(1)
+
+
+@pytest.mark.parametrize(
+    ("made", "runs", "told"),
+    [
+        ([1, 2, 3, 4], 5, ""),  # each death comes after a piece
+        ([0, 0, 0], 3, "no piece"),  # three in a row come after none
+        ([0, 0, 1, 1, 1], 5, "no piece"),
+    ],
+)
+def test_workers_that_die_are_replaced_unless_nothing_is_made(
+    tmp_path, monkeypatch, made, runs, told
+):
+    encoder, codes = PieceEncoder(Toy("none"), str(tmp_path), "x"), []
+
+    def run_once(*_):
+        if len(codes) < len(made):
+            for number in range(made[len(codes)]):
+                for suffix in ("json", "array_record"):
+                    (tmp_path / f"part-{number:05d}.{suffix}").touch()
+            codes.append(beam.WORKER_DIED)
+            return beam.WORKER_DIED, "said before\nno piece"
+        codes.append(0)
+        return 0, ""
+
+    monkeypatch.setattr(beam, "_run_once", run_once)
+    if told:
+        with pytest.raises(GenlabError, match=told):
+            beam._make_pieces(encoder, [0, 1], LocalEngine(2), None)
+    else:
+        beam._make_pieces(encoder, [0, 1], LocalEngine(2), None)
+    assert len(codes) == runs
+
+
+def test_an_error_of_a_worker_ends_it_at_once_with_the_last_reason(tmp_path, monkeypatch):
+    ran = []
+    log = "GenlabError: first\nnoise\nConfigError: codec: gone [while running 'encode']\nmore\n"
+
+    def run_once(*_):
+        ran.append(1)
+        return 1, log
+
+    monkeypatch.setattr(beam, "_run_once", run_once)
+    encoder = PieceEncoder(Toy("none"), str(tmp_path), "x")
+    with pytest.raises(GenlabError, match=r"^codec: gone$"):
+        beam._make_pieces(encoder, [0], LocalEngine(2), None)
+    assert ran == [1] and not beam._count(encoder)
+    (tmp_path / "part-00000.json").touch()
+    (tmp_path / "part-00000.array_record").touch()
+    assert beam._count(encoder) == 1
 
 
 def test_a_worker_with_another_corpus_is_refused(root, tmp_path):

@@ -89,6 +89,12 @@ def own_process():
     return os.getpid()
 
 
+def blas_threads():
+    from threadpoolctl import threadpool_info
+
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -103,18 +109,29 @@ def test_jobs_run_in_processes_unless_they_belong_to_this_one():
         Work([functools.partial(double, number) for number in range(40)], nothing),
         Work(here, nothing, is_long=True),
         Work([own_process] * 4, nothing),
+        Work([blas_threads], nothing),
     ]
     done = []
-    doubled, locally, away = run_jobs(works, 2, 2, lambda: done.append(1))
-    assert doubled == [2 * number for number in range(40)] and len(done) == 47
+    doubled, locally, away, [threads] = run_jobs(works, 2, 2, lambda: done.append(1))
+    assert doubled == [2 * number for number in range(40)] and len(done) == 48
     assert locally == [(number, os.getpid()) for number in range(3)]
-    assert os.getpid() not in away
+    assert os.getpid() not in away and threads == 1
     alone = run_jobs(works, 2, 1, lambda: None)
     assert alone[:2] == [doubled, locally] and alone[2] == [os.getpid()] * 4
     with pytest.raises(GenlabError, match=r"evaluation\.processes=2: a process .* lower it"):
         run_jobs([Work([die], nothing)], 1, 2, lambda: None)
     # The next row starts new ones.
     assert run_jobs([works[0]], 1, 2, lambda: None) == [doubled]
+
+
+def test_long_jobs_come_first_and_results_are_in_the_order_of_the_jobs():
+    begun = []
+    works = [
+        Work([functools.partial(begun.append, number) for number in (1, 2)], nothing),
+        Work([functools.partial(begun.append, number) for number in (8, 9)], nothing, is_long=True),
+        Work([functools.partial(double, number) for number in (3, 4)], nothing),
+    ]
+    assert run_jobs(works, 1, 1, lambda: None)[2] == [6, 8] and begun == [8, 9, 1, 2]
 
 
 def test_jobs_are_made_a_few_at_a_time_and_an_error_ends_them():

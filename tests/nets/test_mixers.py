@@ -19,13 +19,14 @@ from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decod
 from genlab.nets.context import Context, Text
 from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
+from genlab.nets.mixers.chunks import chunk_frames
 from genlab.nets.mixers.dilated import Dilated
 from genlab.nets.mixers.grouped import GroupedAttention
 from genlab.nets.mixers.latent import LatentAttention
 from genlab.nets.mixers.mamba2 import Mamba2, Signals, read_states
 from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
-from genlab.nets.rotary import rotation
+from genlab.nets.rotary import ROPE_BASE, rotation
 from genlab.studies.contract.mixer import check_mixer
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +194,106 @@ def test_s4d_is_a_convolution_by_fft():
     product = np.fft.rfft(x, size, axis=1) * np.fft.rfft(kernel, size, axis=0)[None]
     expected = np.fft.irfft(product, size, axis=1)[:, :NUM_FRAMES] + np.asarray(x)
     np.testing.assert_allclose(mixer.convolve(x), expected, atol=1e-5)
+    # GELU, in jax's form by tanh, and half of a projection as the gate of the other half.
+    active = expected * (1 + np.tanh((2 / np.pi) ** 0.5 * (expected + 0.044715 * expected**3))) / 2
+    value, gate = np.split(active @ np.asarray(mixer.project_out.kernel[...]), 2, axis=-1)
+    out = mixer(x, context_of(x))[0]
+    np.testing.assert_allclose(out, value / (1 + np.exp(-gate)), atol=1e-5)
+
+
+def context_of(x):
+    places = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    return Context(rotation(places, CHANNELS), places >= 0, is_causal=True)
+
+
+def test_mamba2_is_the_layer_of_its_docstring():
+    """Frame by frame in numpy, from the projection in to the projection out."""
+    config = MIXERS["mamba2"]
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=True)
+    mixer = config.build(shape, key=jax.random.key(5))
+    mixer.skip[...] = 1 + 0.3 * jax.random.normal(jax.random.key(6), mixer.skip.shape)
+    mixer.bias[...] = 0.3 * jax.random.normal(jax.random.key(7), mixer.bias.shape)
+    mixer.norm.scale[...] = jnp.linspace(0.5, 2, mixer.norm.scale.size)
+    x, silu = frames(9), lambda values: values / (1 + np.exp(-values))
+    inner, states, heads = 2 * WIDTH, config.states, 2 * WIDTH // config.head_channels
+    z, signal, step = np.split(
+        np.asarray(x @ mixer.project_in.kernel[...]), (inner, 2 * inner + 2 * states), axis=-1
+    )
+    steps = np.log1p(np.exp(step + np.asarray(mixer.step_bias[...])))
+    decays = np.exp(-np.exp(np.asarray(mixer.log_rate[...])) * steps)
+    taps = np.asarray(mixer.kernel[...])
+    padded = np.pad(signal, ((0, 0), (len(taps) - 1, 0), (0, 0)))
+    state, expected = np.zeros((2, heads, config.head_channels, states)), []
+    for t in range(9):
+        mixed = silu((padded[:, t : t + len(taps)] * taps).sum(axis=1) + mixer.bias[...])
+        value, entering, leaving = np.split(mixed, (inner, inner + states), axis=-1)
+        value = value.reshape(2, heads, -1)
+        written = np.einsum("ba,bap,bn->bapn", steps[:, t], value, entering)
+        state = decays[:, t, :, None, None] * state + written
+        y = np.einsum("bapn,bn->bap", state, leaving)
+        y = (y + np.asarray(mixer.skip[...])[:, None] * value).reshape(2, inner) * silu(z[:, t])
+        y *= np.asarray(mixer.norm.scale[...]) / np.sqrt((y**2).mean(axis=-1, keepdims=True) + 1e-6)
+        expected.append(y @ np.asarray(mixer.project_out.kernel[...]))
+    found = mixer(x, context_of(x))[0]
+    np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-4)
+
+
+def test_state_spaces_begin_as_their_papers_say():
+    """S4D-Lin: A = -1/2 + i pi n; steps of 0.001 to 0.1 frames; decays of Mamba-2 from 1 to
+    16 a step.
+    """
+    shape = BackboneConfig(width=256, layers=1, heads=4).layer_shape(is_causal=True)
+    s4d = S4D(states=4).build(shape, key=jax.random.key(0))
+    np.testing.assert_allclose(-np.exp(s4d.decay[...]), -0.5, rtol=1e-6)
+    np.testing.assert_allclose(s4d.frequency[...][7], np.pi * np.arange(4), rtol=1e-6)
+    mamba = Mamba2(head_channels=4).build(shape, key=jax.random.key(0))
+    for steps in (np.exp(s4d.log_step[...]), np.log1p(np.exp(mamba.step_bias[...]))):
+        assert 0.999e-3 < steps.min() < 2e-3 and 5e-2 < steps.max() < 1.001e-1
+        assert 0.007 < np.median(steps) < 0.015  # uniform in their logarithm: 0.01
+    rates = np.exp(mamba.log_rate[...])
+    assert 1 <= rates.min() < 2.5 and 14.5 < rates.max() <= 16
+
+
+def test_chunks_grow_once_there_would_be_more_than_sixteen():
+    frames_of = {1: 1, 63: 63, 64: 64, 65: 64, 1024: 64, 1025: 128, 2048: 128, 2049: 256}
+    assert {count: chunk_frames(count) for count in frames_of} == frames_of
+
+
+def test_a_window_that_is_longer_than_the_clip_keeps_and_costs_what_there_is():
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=True)
+    longer, exact = Window(frames=50), Window(frames=9)
+    assert longer.empty(shape, 2, 9).keys.shape == exact.empty(shape, 2, 9).keys.shape
+    assert longer.step_flops(shape, 3, 9) == exact.step_flops(shape, 3, 9)
+    assert longer.unread_flops(shape, 9) == exact.unread_flops(shape, 9)
+    # Projections in and out, and scores and sums over 9 slots.
+    assert exact.step_flops(shape, 3, 9) == 3 * (8 * WIDTH**2 + 4 * WIDTH * 9)
+
+
+def test_several_frames_at_once_are_decoded_as_one_after_the_other():
+    backbone, x = build(MIXERS["window"]), frames(9)
+    places = jnp.broadcast_to(jnp.arange(9), (2, 9))
+    plan, cache = backbone.start(2, 9, None)
+    parts = []
+    for part in (slice(0, 2), slice(2, 9)):
+        out, cache = backbone.extend(x[:, part], plan, cache, positions=places[:, part])
+        parts.append(out)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), run(backbone, x), atol=1e-5)
+
+
+def test_latents_are_normalised_and_their_key_turns_at_the_rates_of_fewer_channels():
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=True)
+    mixer = MIXERS["mla"].build(shape, key=jax.random.key(5))
+    x = jnp.broadcast_to(frames(1), (2, 12, WIDTH))
+    _, _, memory = mixer._read(x, context_of(x).rotation)
+    np.testing.assert_allclose(np.square(memory.latents).mean(axis=-1), 1, rtol=1e-4)
+    # Channel i of 4 turns at base ** (-2 i / 4), the second half of the channels with the first.
+    angles = np.arange(12)[:, None] * ROPE_BASE ** (-2 * np.arange(2) / 4)
+    first, second = np.split(np.asarray(memory.rotated[:, :1]), 2, axis=-1)
+    turned = (
+        first * np.cos(angles) - second * np.sin(angles),
+        first * np.sin(angles) + second * np.cos(angles),
+    )
+    np.testing.assert_allclose(memory.rotated, np.concatenate(turned, axis=-1), atol=1e-5)
 
 
 def test_mamba2_is_its_recurrence():
