@@ -29,7 +29,7 @@ from genlab.config import GenlabError
 from genlab.launch import gcloud, job
 from genlab.launch.errand import SILENT_S, Wishes, _give_back, _giving_back, _tell
 from genlab.launch.remote import RemoteRun
-from genlab.launch.tool import call_tool
+from genlab.launch.tool import ToolError, call_tool, parse_answer
 from genlab.machine.stopping import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR
 
 __all__ = ["environ", "finished_run", "place", "tool"]  # fixtures
@@ -103,6 +103,13 @@ def test_a_call_has_a_session_of_its_own_and_no_terminal():
     """So Ctrl-C reaches this process alone, and nothing can ask."""
     code = "import os, sys; print(os.getsid(0) == os.getpid(), sys.stdin.read() == '')"
     assert call_tool((sys.executable, "-c", code), 60) == "True True\n"
+
+
+@pytest.mark.parametrize("answer", ["", "no JSON", "[" * 100_000, "{", "[1, 2"])
+def test_an_answer_that_is_no_json_is_an_error_of_the_tool(answer):
+    with pytest.raises(ToolError, match=r"^sky 'jobs queue': expected JSON, got "):
+        parse_answer(answer, ("sky", "jobs queue"))
+    assert parse_answer("[1, null]", ()) == [1, None]
 
 
 def test_a_bucket_that_changes_what_is_written_is_refused(monkeypatch):

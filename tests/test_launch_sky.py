@@ -84,6 +84,14 @@ def test_a_job_that_is_there_is_followed(place, tool, finished_run):
     assert run(place, "--yes") == 0 and "launch" not in verbs(tool)
 
 
+def test_what_else_a_queue_holds_is_left_alone(place, tool, finished_run):
+    """Jobs without a number, and what is no job; ours with a number is the newest."""
+    odd = [3, None, "job", {"job_name": machine(), "status": "FAILED", "job_id": "x"}]
+    ours = [{"name": machine(), "status": "ManagedJobStatus.SUCCEEDED", "job_id": 2}]
+    tool.answer({**GOOD, "sky jobs queue": [NOTHING, NOTHING, json.dumps(odd + ours)]})
+    assert run(place, "--yes") == 0
+
+
 def test_a_job_that_fails_is_ours(place, tool, capsys):
     states = [NOTHING, NOTHING, queue("FAILED_SETUP")]
     log = {"sky jobs logs": "error: no space left\n"}
@@ -103,8 +111,13 @@ def test_what_sky_cannot_do_is_one_line(place, tool, capsys):
     refusal = {"err": "GCP: disabled\n    Reason: permission_denied\n", "code": 1}
     tool.answer({**GOOD, "sky check gcp": refusal})
     assert run(place, "--yes") == EXIT_USER_ERROR and "TPU Admin" in only_line(capsys)
-    tool.answer({**GOOD, "sky jobs queue": "no JSON"})
-    assert run(place, "--yes") == EXIT_USER_ERROR and "expected JSON, got" in only_line(capsys)
+    for answer, told in (
+        ("no JSON", "expected JSON, got"),
+        ("null", "sky jobs queue --refresh --output json: expected a list, got None"),
+        ('{"jobs": []}', "expected a list, got {'jobs': []}"),
+    ):
+        tool.answer({**GOOD, "sky jobs queue": answer})
+        assert run(place, "--yes") == EXIT_USER_ERROR and told in only_line(capsys)
     (place / "source/sweeps/cloud/tpu.yaml").write_text("name: genlab\n")
     assert run(place) == EXIT_USER_ERROR and "expected one line 'infra'" in only_line(capsys)
 

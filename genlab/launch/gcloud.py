@@ -11,18 +11,16 @@ definitions:
 A request that has ended (FAILED, SUSPENDED) still counts against the quota until it is deleted.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
 from genlab.config import GenlabError
-from genlab.config.errors import shorten
 from genlab.launch.job import ARCHIVE, SCRIPTS, SIGHT, STARTS, Job
 from genlab.launch.rental import Finding, Rental, Say, Sight, Step
 from genlab.launch.slices import Slice
-from genlab.launch.tool import ToolError, call_tool, find_fix
+from genlab.launch.tool import ToolError, call_tool, find_fix, parse_answer
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
 
 POLL_S = 20.0
@@ -208,11 +206,7 @@ class GcloudRental(Rental):
             if error.is_not_found:
                 return None
             raise
-        try:
-            return json.loads(answer)
-        except ValueError:
-            shown = shorten(answer.strip(), 100)
-            raise ToolError(f"{' '.join(self._describe())}: expected JSON, got {shown}") from None
+        return parse_answer(answer, self._describe())
 
     def _reason(self) -> str:
         """Return why a request has ended."""

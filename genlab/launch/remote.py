@@ -108,5 +108,5 @@ class RemoteRun:
 def _parse(content: bytes) -> JsonValue:
     try:
         return json.loads(content)
-    except ValueError:  # half an answer; the next turn reads it again
+    except (ValueError, RecursionError):  # half an answer; the next turn reads it again
         return None

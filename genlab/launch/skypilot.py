@@ -8,7 +8,7 @@ SkyPilot keeps a small machine of its own for its jobs, which it stops when it i
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -18,7 +18,7 @@ from genlab.config.errors import shorten
 from genlab.launch.job import Job
 from genlab.launch.rental import Finding, Rental, Say, Sight, Step
 from genlab.launch.slices import Slice
-from genlab.launch.tool import ToolError, call_tool
+from genlab.launch.tool import ToolError, call_tool, parse_answer
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
 from genlab.run.shared import SCHEME
 from genlab.run.stored import write_atomically
@@ -122,15 +122,13 @@ class SkyRental(Rental):
     def _state(self) -> str | None:
         """Return the state of the newest job of this name, None without one."""
         answer = call_tool(self._queue(), ASKS_S)
-        try:
-            jobs = json.loads(answer or "[]")
-        except ValueError:
-            shown = shorten(answer.strip(), 100)
-            raise ToolError(f"{' '.join(self._queue())}: expected JSON, got {shown}") from None
-        ours = [job for job in jobs if _is_named(job, self.job.machine)]
+        jobs = parse_answer(answer or "[]", self._queue())
+        if not isinstance(jobs, list):
+            raise ToolError(f"{' '.join(self._queue())}: expected a list, got {shorten(jobs)}")
+        ours = [job for job in jobs if isinstance(job, dict) and _is_named(job, self.job.machine)]
         if not ours:
             return None
-        newest = max(ours, key=lambda job: job.get("job_id") or 0)
+        newest = max(ours, key=_number_of)
         return str(newest.get("status", "UNKNOWN")).rpartition(".")[2]
 
     def _launch(self) -> tuple[str, ...]:
@@ -148,5 +146,11 @@ class SkyRental(Rental):
         return ("sky", "jobs", "cancel", "--name", self.job.machine, "--yes")
 
 
-def _is_named(job: JsonValue, name: str) -> bool:
-    return isinstance(job, dict) and name in (job.get("job_name"), job.get("name"))
+def _is_named(job: Mapping[str, JsonValue], name: str) -> bool:
+    return name in (job.get("job_name"), job.get("name"))
+
+
+def _number_of(job: Mapping[str, JsonValue]) -> int:
+    """Return the number of a job: later ones have larger numbers."""
+    number = job.get("job_id")
+    return number if isinstance(number, int) else 0

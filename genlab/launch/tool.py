@@ -5,6 +5,7 @@ the usual reasons: quota, no capacity, no permission, an API that is off, nobody
 """
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -12,8 +13,10 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from genlab.config import GenlabError
-from genlab.config.errors import one_line
+from genlab.config.errors import one_line, shorten
 
 # Words of Google's errors, in the order in which they are looked for, and what to do then. Quotas:
 # docs.cloud.google.com/tpu/docs/quota; there are two per generation, for spot and for on-demand.
@@ -127,6 +130,19 @@ def call_tool(words: Sequence[str], timeout_s: float) -> str:
         text = f"{one_line(shown, 120)}: exit code {process.returncode}: {reason}"
         raise ToolError(f"{text}; {fix}" if fix else text, said)
     return out
+
+
+def parse_answer(answer: str, words: Sequence[str]) -> JsonValue:
+    """Return the JSON that a tool answered to the command of these words.
+
+    Raises:
+        ToolError: if it is none.
+    """
+    try:
+        return json.loads(answer)
+    except (ValueError, RecursionError):
+        shown = shorten(answer.strip(), 100)
+        raise ToolError(f"{shlex.join(words)}: expected JSON, got {shown}") from None
 
 
 def _reason_in(said: str) -> str:

@@ -56,8 +56,18 @@ REQUESTS = (
 RUNNING, DONE = "genlab-job: running\n" * 4, "genlab-job: 0\n" * 4
 LOOKS = (
     *(RUNNING, RUNNING, "genlab-job: gone\n" * 4, f"{RUNNING}genlab-job: gone\n", "", "?\x1b[2J"),
-    *("genlab-job: 75\n" * 4, "genlab-job: 0\ngenlab-job: 75\n", "genlab-job: -1\n", QUOTA),
+    *("genlab-job: -1\n", "genlab-job: 9" * 99, QUOTA),
 )
+CODES = ("genlab-job: 75\n" * 4, "genlab-job: 0\ngenlab-job: 75\n")
+SOUND: dict[str, object] = {
+    "config get-value project": "p\n",
+    "accelerator-types list": "v5litepod-16 v6e-8\n",
+    "queued-resources describe": [NOT_FOUND, NOT_FOUND, ACTIVE],
+    "look.sh": ["genlab-job: gone\n" * 4, RUNNING, DONE],
+    "tail": "step 12\nkilled\n",
+    "": "",
+}
+LAST = (ACTIVE, ACTIVE, SUSPENDED)
 NAMES = ("arms/ar/seed0/status.json", "a\nb", "../mine/thesis.txt", "/mine/thesis.txt", "é", "a//b")
 
 
@@ -126,9 +136,10 @@ def _draw_wrong(rng: random.Random, world: World, place: Path) -> Trial:
     option = rng.choice(list(WRONG))
     value = rng.choice(WRONG[option])
     argv = _launch_words(world, place, {option: value})
-    if rng.random() < 0.1:  # or that is not there
-        option = rng.choice(list(GOOD))
-        at = argv.index(option)
+    missing = ""
+    if rng.random() < 0.1:  # and one that is not there
+        missing = rng.choice(list(GOOD))
+        at = argv.index(missing)
         argv = [*argv[:at], *argv[at + 2 :]]
     tool = FakeTool("gcloud", _folder(place / "bin"), {"": "unexpected"})
 
@@ -136,32 +147,32 @@ def _draw_wrong(rng: random.Random, world: World, place: Path) -> Trial:
         if tool.calls:
             raise AssertionError(f"called {tool.calls[0]} before it refused")
 
-    return _guarded(argv, place, Bucket({}), check, (option, "expected one argument"), True)
+    return _guarded(argv, place, Bucket({}), check, (option, missing), True)
 
 
 def _draw_errand(rng: random.Random, world: World, place: Path) -> Trial:
     """Return a launch on a cloud that answers anything, to the end or without `--yes`."""
-    bucket = Bucket({}, is_denied=rng.random() < 0.1)
     is_started = rng.random() < 0.8
     more = rng.sample(("--spot", "--keep", "--price-per-chip-hour=1.5", "--attempts=2"), k=2)
     argv = [*_launch_words(world, place, {}), *more, *(("--yes",) if is_started else ())]
     # What ends: a request that waits for ever is ended by the cloud alone.
-    states = [
-        NOT_FOUND,
-        *rng.choices(REQUESTS, k=rng.randrange(5)),
-        rng.choice((ACTIVE, SUSPENDED)),
-    ]
-    script = {
-        "config get-value project": rng.choice(("p\n", "p\n", "p\n", "(unset)\n", "", QUOTA)),
-        "accelerator-types list": rng.choice(("v5litepod-16\n", "v5litepod-16 v6e-8", "", QUOTA)),
-        "queued-resources create": rng.choice(("", "", "", QUOTA)),
-        "queued-resources delete": rng.choice(("", "", NOT_FOUND, QUOTA)),
-        "queued-resources describe": states,
-        "look.sh": [*rng.choices(LOOKS, k=rng.randrange(4)), DONE],
-        rng.choice(("scp", "install.sh", "run.sh")): [rng.choice(("", _error("[255]"))), ""],
-        "tail": rng.choice(("", "step 12\nkilled\n", *TEXTS)).replace("\0", ""),
-        "": "",
+    odd_states = [NOT_FOUND, *rng.choices(REQUESTS, k=rng.randrange(5)), rng.choice(LAST)]
+    step = rng.choice(("scp", "install.sh", "run.sh"))
+    odd = {
+        "config get-value project": rng.choice(("(unset)\n", "", QUOTA)),
+        "accelerator-types list": rng.choice(("v6e-8\n", "", "\x1b[2J", QUOTA)),
+        "queued-resources create": QUOTA,
+        "queued-resources delete": rng.choice((NOT_FOUND, QUOTA)),
+        "queued-resources describe": odd_states,
+        "look.sh": [*rng.choices(LOOKS, k=rng.randrange(4)), rng.choice((DONE, *CODES))],
+        step: [_error("[255]"), rng.choice(("", "", _error("[255]")))],
+        "tail": rng.choice(TEXTS).replace("\0", ""),
+        "bucket": "",
     }
+    # One or two things are not as they should be, so that most of the way is gone.
+    chosen = rng.sample(list(odd), k=rng.choice((0, 1, 1, 2)))
+    script = {**SOUND, **{part: odd[part] for part in chosen if part != "bucket"}}
+    bucket = Bucket({}, is_denied="bucket" in chosen)
     tool = FakeTool("gcloud", _folder(place / "bin"), script)
 
     def check(code: int) -> None:

@@ -26,7 +26,7 @@ from genlab.nets.mixers.latent import LatentAttention
 from genlab.nets.mixers.mamba2 import Mamba2, Signals, read_states
 from genlab.nets.mixers.s4d import S4D
 from genlab.nets.mixers.window import Window
-from genlab.nets.rotary import ROPE_BASE, rotation
+from genlab.nets.rotary import ROPE_BASE, Rotation, rotation
 from genlab.studies.contract.mixer import check_mixer
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ def test_s4d_is_a_convolution_by_fft():
     # GELU, in jax's form by tanh, and half of a projection as the gate of the other half.
     active = expected * (1 + np.tanh((2 / np.pi) ** 0.5 * (expected + 0.044715 * expected**3))) / 2
     value, gate = np.split(active @ np.asarray(mixer.project_out.kernel[...]), 2, axis=-1)
-    out = mixer(x, context_of(x))[0]
+    out = jax.jit(lambda x: mixer(x, context_of(x))[0])(x)
     np.testing.assert_allclose(out, value / (1 + np.exp(-gate)), atol=1e-5)
 
 
@@ -221,11 +221,11 @@ def test_mamba2_is_the_layer_of_its_docstring():
     )
     steps = np.log1p(np.exp(step + np.asarray(mixer.step_bias[...])))
     decays = np.exp(-np.exp(np.asarray(mixer.log_rate[...])) * steps)
-    taps = np.asarray(mixer.kernel[...])
+    taps, bias = np.asarray(mixer.kernel[...]), np.asarray(mixer.bias[...])
     padded = np.pad(signal, ((0, 0), (len(taps) - 1, 0), (0, 0)))
     state, expected = np.zeros((2, heads, config.head_channels, states)), []
     for t in range(9):
-        mixed = silu((padded[:, t : t + len(taps)] * taps).sum(axis=1) + mixer.bias[...])
+        mixed = silu((padded[:, t : t + len(taps)] * taps).sum(axis=1) + bias)
         value, entering, leaving = np.split(mixed, (inner, inner + states), axis=-1)
         value = value.reshape(2, heads, -1)
         written = np.einsum("ba,bap,bn->bapn", steps[:, t], value, entering)
@@ -234,7 +234,7 @@ def test_mamba2_is_the_layer_of_its_docstring():
         y = (y + np.asarray(mixer.skip[...])[:, None] * value).reshape(2, inner) * silu(z[:, t])
         y *= np.asarray(mixer.norm.scale[...]) / np.sqrt((y**2).mean(axis=-1, keepdims=True) + 1e-6)
         expected.append(y @ np.asarray(mixer.project_out.kernel[...]))
-    found = mixer(x, context_of(x))[0]
+    found = jax.jit(lambda x: mixer(x, context_of(x))[0])(x)
     np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-4)
 
 
@@ -270,14 +270,22 @@ def test_a_window_that_is_longer_than_the_clip_keeps_and_costs_what_there_is():
 
 
 def test_several_frames_at_once_are_decoded_as_one_after_the_other():
-    backbone, x = build(MIXERS["window"]), frames(9)
-    places = jnp.broadcast_to(jnp.arange(9), (2, 9))
-    plan, cache = backbone.start(2, 9, None)
-    parts = []
-    for part in (slice(0, 2), slice(2, 9)):
-        out, cache = backbone.extend(x[:, part], plan, cache, positions=places[:, part])
-        parts.append(out)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), run(backbone, x), atol=1e-5)
+    shape = BackboneConfig(**SHAPE).layer_shape(is_causal=True)
+    mixer, x = MIXERS["window"].build(shape, key=jax.random.key(5)), frames(9)
+    context = context_of(x)
+
+    @jax.jit
+    def decode_parts(x):
+        ring, parts = MIXERS["window"].empty(shape, 2, 9), []
+        for first, last in ((0, 2), (2, 9)):
+            angles = Rotation(*(part[:, first:last] for part in context.rotation))
+            now = context._replace(rotation=angles, position=first)
+            out, ring = mixer(x[:, first:last], now, ring)
+            parts.append(out)
+        return jnp.concatenate(parts, axis=1)
+
+    whole = jax.jit(lambda x: mixer(x, context)[0])(x)
+    np.testing.assert_allclose(decode_parts(x), whole, atol=1e-5)
 
 
 def test_latents_are_normalised_and_their_key_turns_at_the_rates_of_fewer_channels():
