@@ -1,5 +1,5 @@
-"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer,
-codecs.
+"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, BERT as SoundStorm uses a
+transformer, Stable Audio's transformer, codecs.
 
 In: a workload, its size, and the number of threads. Out: a function that does one repetition, or
 None where torch or the peer is not installed, or jax runs on an accelerator that torch would not
@@ -10,6 +10,7 @@ unconditional. The training step is forward, backward and fused AdamW.
 import dataclasses
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,90 @@ def _musicgen_sample(size: BenchSize) -> Peer:
     return Peer(f"transformers MusicgenForCausalLM.generate ({_millions(model)})", run)
 
 
+def _bert(size: BenchSize) -> "tuple[torch.nn.Module, Callable[..., torch.Tensor]]":
+    """Return BERT's encoder over the summed levels of a frame, as SoundStorm (2305.09636) embeds
+    them, and a function from codes and a level to that level's logits.
+
+    The published model is a Conformer; a transformer is what ours is, and has less to compute.
+    """
+    import torch
+    from torch import nn
+    from transformers import BertConfig, BertModel
+
+    net, hidden = size.backbone, size.entries
+    config = BertConfig(
+        vocab_size=1,
+        hidden_size=net.width,
+        num_hidden_layers=net.layers,
+        num_attention_heads=net.heads,
+        intermediate_size=4 * net.width,
+        max_position_embeddings=size.frames,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",
+    )
+    encoder = BertModel(config, add_pooling_layer=False)
+    embed = nn.Embedding(size.codebooks * (hidden + 1), net.width)
+    heads = nn.ModuleList(nn.Linear(net.width, hidden) for _ in range(size.codebooks))
+    first = torch.arange(size.codebooks) * (hidden + 1)
+
+    def logits(codes: torch.Tensor, level: int) -> torch.Tensor:
+        summed = embed(codes + first).sum(2)  # b t k -> b t width
+        return heads[level](encoder(inputs_embeds=summed).last_hidden_state)
+
+    return nn.ModuleList([encoder, embed, heads]), logits
+
+
+def _bert_train(size: BenchSize) -> Peer:
+    import torch
+    from torch.nn import functional
+
+    model, logits = _bert(size)
+    shape, hidden = (size.batch, size.frames, size.codebooks), size.entries
+    clean = torch.randint(0, size.entries, shape)
+    order = torch.arange(size.codebooks)
+
+    def loss() -> torch.Tensor:
+        # One level: the ones above it are known, a cosine's share of its own and all below hidden.
+        level = int(torch.randint(0, size.codebooks, ()))
+        share = torch.cos(torch.rand(size.batch, 1) * torch.pi / 2)
+        is_hidden = torch.rand(shape[:2]) < share
+        is_unknown = (order > level) | ((order == level) & is_hidden[..., None])
+        found = logits(clean.masked_fill(is_unknown, hidden), level)
+        labels = clean[..., level].masked_fill(~is_hidden, -100)
+        return functional.cross_entropy(found.flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+    return Peer(f"transformers BertModel, one level ({_millions(model)})", _training(model, loss))
+
+
+def _bert_sample(size: BenchSize) -> Peer:
+    import torch
+
+    model, logits = _bert(size)
+    model.eval()
+    # As the sampler of ours: the last number stands for all further levels.
+    steps = [size.masked_steps[min(k, len(size.masked_steps) - 1)] for k in range(size.codebooks)]
+
+    @torch.no_grad()
+    def run() -> None:
+        codes = torch.full((1, size.frames, size.codebooks), size.entries)
+        for level, calls in enumerate(steps):
+            for call in range(calls):
+                law = logits(codes, level).log_softmax(-1)
+                drawn = torch.distributions.Categorical(logits=law).sample()
+                sure = law.gather(-1, drawn[..., None])[..., 0]
+                is_open = codes[..., level] == size.entries
+                # The least sure stay hidden, a cosine's share of all frames (section 3.3).
+                left = math.floor(size.frames * math.cos((call + 1) / calls * math.pi / 2) + 1e-9)
+                sure = sure.masked_fill(~is_open, torch.inf)
+                kept = sure.argsort(descending=True)[:, : size.frames - left]
+                chosen = torch.zeros_like(is_open).scatter(1, kept, True) & is_open
+                codes[..., level] = torch.where(chosen, drawn, codes[..., level])
+        assert (codes < size.entries).all()
+
+    return Peer(f"transformers BertModel, by confidence ({_millions(model)})", run)
+
+
 def _stable_audio(
     size: BenchSize, batch: int
 ) -> tuple["StableAudioDiTModel", Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]]:
@@ -304,6 +389,8 @@ def _published(name: str, size: BenchSize) -> Peer | None:
 _PEERS: dict[str, tuple[Callable[[BenchSize], Peer | None], tuple[str, ...]]] = {
     "ar_train_step": (_musicgen_train, ("transformers",)),
     "ar_sample": (_musicgen_sample, ("transformers",)),
+    "masked_train_step": (_bert_train, ("transformers",)),
+    "masked_sample": (_bert_sample, ("transformers",)),
     "diffusion_train_step": (_stable_audio_train, ("diffusers",)),
     "diffusion_sample": (_stable_audio_sample, ("diffusers",)),
     "codec_encode_10s": (lambda size: _dac(size, True), ("transformers",)),
