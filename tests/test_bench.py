@@ -230,5 +230,7 @@ def test_a_trace_finds_the_product_that_ran():
     [line] = run_workloads(("masked_train_step",), rounds=1, quick=True, profiles=True)
     assert list(line) == [*KEYS, "profile"] and line["profile"]["others"] > 0
     assert "outside compiled code" in format_line(line)
+    [line] = run_workloads(("codec_encode_10s",), rounds=1, quick=True, profiles=True)
+    assert line["profile"]["products"] > 0
     [line] = run_workloads(("checkpoint_save",), rounds=1, quick=True, profiles=True)
     assert line["profile"] is None

@@ -14,6 +14,7 @@ from train_toy import WIDTH, Toy, build, digest, make_source
 from genlab import train as train_module
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest
+from genlab.run.checkpoint import CheckpointWriter
 from genlab.run.digests import chain_digest
 from genlab.tokens import LossOut, Tokens
 from genlab.train import TrainingDiverged, TrainSettings, load_trained, train
@@ -287,6 +288,26 @@ def test_parts_equal_the_whole(tmp_path):
     assert (tmp_path / "parts/batch_hashes.txt").read_bytes() == (
         tmp_path / "whole/batch_hashes.txt"
     ).read_bytes()
+
+
+def test_steps_wait_for_checkpoints_by_time_for_two_percent_of_it(tmp_path, monkeypatch):
+    settings = TrainSettings(save_every_s=10.0, save_every_steps=7)
+    assert not settings.is_save_due(1, age_s=9.9) and settings.is_save_due(1, age_s=10.0)
+    assert settings.is_save_due(1, age_s=10.0, cost_s=0.2)
+    assert not settings.is_save_due(1, age_s=24.9, cost_s=0.5)
+    assert settings.is_save_due(1, age_s=25.0, cost_s=0.5)
+    assert settings.is_save_due(7, age_s=0.0, cost_s=0.5), "what was asked by steps is saved"
+
+    saved, save = [], CheckpointWriter.save
+
+    def slow(writer, step, state, meta):
+        time.sleep(0.5)
+        saved.append(step)
+        save(writer, step, state, meta)
+
+    monkeypatch.setattr(CheckpointWriter, "save", slow)
+    run(tmp_path, steps=12, settings=TrainSettings(log_every=5, save_every_s=1e-6))
+    assert saved == [1, 12], "the next one by time would be due after 25 seconds, or later"
 
 
 def test_seed_changes_the_result_and_settings_do_not(tmp_path):

@@ -64,7 +64,8 @@ class Workload:
     seconds it took.
 
     `flops` is what the project counts for one repetition, and `product` its largest product of
-    matrices; None where nothing is counted.
+    matrices; None where nothing is counted. `is_compiled` says whether compiled programs take most
+    of its time, which is what a profile divides.
     """
 
     run: Callable[[], object]
@@ -72,6 +73,7 @@ class Workload:
     note: Callable[[], str] = lambda: ""
     flops: float | None = None
     product: MatrixProduct | None = None
+    is_compiled: bool = True
 
 
 def run_workloads(
@@ -113,7 +115,7 @@ def run_workloads(
             line = {"workload": name, "size": label, **_measure(name, workload, peer, rounds)}
             if profiles:
                 # After the rounds: a trace makes what it watches slower.
-                spent = None if workload.flops is None else profile(workload.run)
+                spent = profile(workload.run) if workload.is_compiled else None
                 line["profile"] = None if spent is None else spent._asdict()
             yield line
 
@@ -135,7 +137,7 @@ def format_line(line: dict[str, JsonValue]) -> str:
     setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
     name = f"{line['workload']} {line['size']}"
     text = f"{name:<28} {line['ours_s']:.4f} s  ({setting})  {peer}{_format_rate(line)}"
-    # Only decoders are traced, and not every device's trace names its operations.
+    # Loader and checkpoint are not traced, and not every device's trace names its operations.
     spent = line.get("profile")
     if not isinstance(spent, dict) or not isinstance(spent["slowest"], dict):
         return text
@@ -166,11 +168,12 @@ def _measure(
     name: str, workload: Workload, peer: peers.Peer | None, rounds: int
 ) -> dict[str, JsonValue]:
     product = workload.product
-    sides = {"ours": workload.run}
+    # The product is never right after the peer, whose threads still spin for a while: one round
+    # ends where the next begins.
+    sides = {} if product is None else {"product": product.run}
+    sides["ours"] = workload.run
     if peer is not None:
         sides["peer"] = peer.run
-    if product is not None:
-        sides["product"] = product.run
     times = take_turns(name, sides, rounds)
     # Of pairs, here and below: all sides of a round meet the same load.
     ratio = [theirs / ours for ours, theirs in zip(times["ours"], times.get("peer", []))]
@@ -373,7 +376,7 @@ def _data_loader(size: BenchSize) -> Iterator[Workload]:
             return f", waited for {share:.2%} of the time of {len(steps) - WARM_UPS} training steps"
 
         try:
-            yield Workload(run, _shape(size, size.batch), note)
+            yield Workload(run, _shape(size, size.batch), note, is_compiled=False)
         finally:
             batches.close()
 
@@ -423,7 +426,8 @@ def _checkpoint_save(size: BenchSize) -> Iterator[Workload]:
             writer.save(next(counter), state, {})
             writer.close()
 
-        yield Workload(run, f"{num_bytes / 1e6:.0f} MB of state, on disk and checked")
+        text = f"{num_bytes / 1e6:.0f} MB of state, on disk and checked"
+        yield Workload(run, text, is_compiled=False)
 
 
 def _delayed(size: BenchSize) -> int:

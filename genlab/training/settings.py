@@ -10,6 +10,8 @@ from genlab.machine.sharding import ShardingConfig
 from genlab.watch.follow import check_follow
 from genlab.watch.profiling import ProfileConfig
 
+SAVE_SHARE = 0.02  # of the time of training, for which its steps may wait for checkpoints by time
+
 
 class TrainSettings(Config):
     """How a run is watched and saved. Nothing here changes the result, so nothing here enters the
@@ -19,7 +21,9 @@ class TrainSettings(Config):
     log_every: int = pydantic.Field(default=50, ge=1)
     """Steps between two lines of metrics."""
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
-    """Seconds between checkpoints; None saves by steps alone, and at the end."""
+    """Seconds between checkpoints, or more where saving holds up the steps for over 2 % of them; None
+    saves by steps alone, and at the end.
+    """
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     """Steps between checkpoints, in addition to those by time; None saves by time alone."""
     keep: int = pydantic.Field(default=2, ge=1)
@@ -67,11 +71,13 @@ class TrainSettings(Config):
         """The newest checkpoints that are kept, and every how many steps and seconds of others."""
         return self.keep, self.keep_every_steps, self.keep_every_s
 
-    def is_save_due(self, step: int, age_s: float) -> bool:
-        """Return whether to save after `step`, `age_s` seconds after the last save."""
+    def is_save_due(self, step: int, age_s: float, cost_s: float = 0.0) -> bool:
+        """Return whether to save after `step`, `age_s` seconds after the last save, for which the
+        steps waited `cost_s`.
+        """
         # Clocks differ: processes ask each other, which costs them a wait.
         is_asked = not hosts.is_one_of_several() or step % self.log_every == 0
-        by_time = (
-            self.save_every_s is not None and is_asked and hosts.is_any(age_s >= self.save_every_s)
-        )
+        by_time = False
+        if self.save_every_s is not None and is_asked:
+            by_time = hosts.is_any(age_s >= max(self.save_every_s, cost_s / SAVE_SHARE))
         return by_time or (self.save_every_steps is not None and step % self.save_every_steps == 0)
