@@ -21,8 +21,8 @@ class TrainSettings(Config):
     log_every: int = pydantic.Field(default=50, ge=1)
     """Steps between two lines of metrics."""
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
-    """Seconds between checkpoints, or more where saving holds up the steps for over 2 % of them; None
-    saves by steps alone, and at the end.
+    """Seconds between checkpoints, or more where saving holds up the steps for over 2 % of them;
+    None saves by steps alone, and at the end.
     """
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     """Steps between checkpoints, in addition to those by time; None saves by time alone."""
