@@ -258,7 +258,6 @@ def _loop(
     logged = (start, dataclasses.replace(tally))
     loss: float | None = None
     began = saved_at = time.perf_counter()
-    save_s = 0.0  # for which the steps waited for the last checkpoint
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with (
         contextlib.closing(CheckpointWriter(run.run_dir, *settings.kept)) as saver,
@@ -283,7 +282,7 @@ def _loop(
             stopping = run.stop.at(done)
             is_last = done == run.steps
             is_logging = is_last or done % settings.log_every == 0
-            is_due = settings.is_save_due(done, time.perf_counter() - saved_at, save_s)
+            is_due = settings.is_save_due(done, time.perf_counter() - saved_at, saver.wait_s)
             is_saving = is_last or bool(stopping) or is_due
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
@@ -301,9 +300,8 @@ def _loop(
             if is_logging:
                 logged = _log(run, tally, done, logged)
             if is_saving:
-                saved_at = time.perf_counter()
                 _save(run, saver, hashes, state, tally, done)
-                save_s = time.perf_counter() - saved_at
+                saved_at = now
             beat(done)
             profile(done - start)
             _tell(run, task, done, loss)

@@ -301,9 +301,10 @@ def test_steps_wait_for_checkpoints_by_time_for_two_percent_of_it(tmp_path, monk
     saved, save = [], CheckpointWriter.save
 
     def slow(writer, step, state, meta):
-        time.sleep(0.5)
         saved.append(step)
         save(writer, step, state, meta)
+        assert writer.wait_s > 0
+        writer.wait_s = 0.5
 
     monkeypatch.setattr(CheckpointWriter, "save", slow)
     run(tmp_path, steps=12, settings=TrainSettings(log_every=5, save_every_s=1e-6))

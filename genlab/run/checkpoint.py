@@ -112,6 +112,7 @@ class CheckpointWriter:
         from orbax.checkpoint import v1 as ocp
 
         self._run_dir, root = run_dir, _root(run_dir)
+        self.wait_s = 0.0  # for which the caller of the last save had to wait
         # Orbax leaves a half-written save alone when the kill came just before the rename, and its
         # name stays taken.
         if hosts.is_leader() and root.is_dir():
@@ -141,6 +142,7 @@ class CheckpointWriter:
         On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next
         donated step overwrites.
         """
+        asked = time.perf_counter()
         self._checkpointer.wait()
         check_held(self._run_dir)  # Orbax would make the directory again
         bucket.push(self._run_dir)  # what a restart needs must be there before the checkpoint is
@@ -152,6 +154,7 @@ class CheckpointWriter:
             force=True,
             custom_metadata={"meta": meta, "digest": digest(meta)},
         )
+        self.wait_s = time.perf_counter() - asked
 
     def close(self) -> None:
         """Wait for the last save and let go."""
