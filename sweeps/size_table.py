@@ -69,9 +69,9 @@ Distances between sets hear 256 clips of each set, spread evenly, and say so. Te
 """
 FOOTER = """
 Before, 1e6 clips cost 2.1 GB and 7 s to load the manifest, 17 s to hash it, 7,800 part files, and a list of all record numbers. An index is
-made once, when a corpus is built; until 65,536 rows all of them are read and hashed each time. Examples per second are not flat: on an idle machine the version
-before gave 5,900 at 1e4 clips and 3,600 at 1e6. The numbers above were taken
-while other programs kept both cores busy (load 15 to 20), so the drop at 1e6 and its waiting may be of that machine or of the store: measure again on an idle one.
+made once, when a corpus is built; until 65,536 rows all of them are read and hashed each time. Examples per second fell from 9,000 at 1e3 clips to 4,300
+at 1e5 while records were asked for by a list of positions, for which ArrayRecord's reader makes a list per record of the part (0.12 ms at 100,000); a
+range of one record takes 3 us everywhere.
 
 ## What grows, and what does not
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from genlab.config import GenlabError
+from genlab.data.part_records import PartRecords
 from genlab.run.in_bucket import local_bytes
 from genlab.run.shared import open_bucket, told
 
@@ -94,8 +95,6 @@ class BucketRecords:
     """
 
     def __init__(self, url: str, names: Sequence[str], directory: Path):
-        from array_record.python import array_record_data_source
-
         self._url = url
         with told(url, "read"):
             there = {path.rsplit("/", 1)[-1] for path in open_bucket().find(url)}
@@ -105,8 +104,7 @@ class BucketRecords:
                     f"{url}: {missing[0]} is missing ({len(missing)} of {len(names)} parts); copy "
                     "the token store there again, its dataset.json last"
                 )
-            paths = [f"{url}/{name}" for name in names]
-            self._records = array_record_data_source.ArrayRecordDataSource(paths)
+            self._records = PartRecords([f"{url}/{name}" for name in names])
         self._cache = RecordCache(directory, len(self._records), local_bytes())
 
     def __len__(self) -> int:

@@ -36,6 +36,7 @@ from genlab.data.part_files import PART_SUFFIX as PART_SUFFIX
 from genlab.data.part_files import part_order
 from genlab.data.part_files import part_paths as part_paths
 from genlab.data.part_files import write_part as write_part
+from genlab.data.part_records import PartRecords
 from genlab.data.parts import PartValues
 from genlab.data.record import SCHEMA as SCHEMA
 from genlab.data.record import UNREADABLE, Heading, check_clip, read_heading, unpack_clip
@@ -56,7 +57,6 @@ from genlab.tokens import Cond, Tokens
 
 if TYPE_CHECKING:
     import grain
-    from array_record.python import array_record_data_source
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 VECTORS_NAME = "code_vectors.npy"
@@ -349,16 +349,13 @@ def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
 
 def _open_records(
     directory: Path, expected: int, url: str | None, names: Sequence[str]
-) -> "array_record_data_source.ArrayRecordDataSource | BucketRecords":
-    from array_record.python import array_record_data_source
-
+) -> PartRecords | BucketRecords:
     parts = part_paths(directory) if url is None else sorted(map(Path, names), key=part_order)
     found: int | str = 0
     if parts:
         try:  # what ArrayRecord says of a damaged part is for its developers
             if url is None:
-                paths = [str(part) for part in parts]
-                records = array_record_data_source.ArrayRecordDataSource(paths)
+                records = PartRecords([str(part) for part in parts])
             else:
                 records = BucketRecords(url, [part.name for part in parts], directory)
             found = len(records)
