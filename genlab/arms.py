@@ -387,7 +387,7 @@ def train_arm(
         start = max(checkpoint.saved_steps(run_dir), default=0)
         # FLOPs are walked once here, because TensorBoard's curves against cost need them at every
         # step.
-        audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
+        audio_s = run.batch_size * run.data.example_frames / store.info.spec.frame_hz
         cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
         name = "/".join(run_dir.parts[-4:])
         with (

@@ -237,7 +237,7 @@ class DecoderRun(Run):
             if not any(has_symbols(heading.text) for heading in headings):
                 self.condition.check_texts(store.texts("train"))
         dataset = store.dataset(
-            "train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips
+            "train", num_frames=data.example_frames, seed=self.seed, clips=data.train_clips
         )
         return BatchSource(dataset, self.batch_size, threads=store.read_threads)
 

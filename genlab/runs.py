@@ -21,6 +21,7 @@ from genlab.config import (
     Name,
     Seed,
     Steps,
+    added,
 )
 from genlab.config.open import Open
 from genlab.data.audio import AudioFormat
@@ -200,6 +201,10 @@ class TokenData(Config):
     """Train on a fixed random part of the training split, to see what repeated data do; prompts
     stay as they are.
     """
+    train_frames: Annotated[int, pydantic.Field(ge=1)] | None = added(None)
+    """Frames of one training example, if fewer than `num_frames`, which then is the length that is
+    looked at, sampled and scored: trained short, scored long.
+    """
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -208,6 +213,11 @@ class TokenData(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_frames(self) -> "TokenData":
+        if self.train_frames is not None and self.train_frames > self.num_frames:
+            raise ValueError(
+                f"train_frames={self.train_frames}: more than num_frames={self.num_frames}, the "
+                "length that is scored; raise num_frames, or set train_frames=null"
+            )
         source = self.source
         if self.codec is None and self.own is None:
             raise ValueError("codec=null: a corpus of audio is encoded by a codec; name one")
@@ -218,6 +228,11 @@ class TokenData(Config):
                 f"corpus.clip_frames={source.clip_frames}"
             )
         return self
+
+    @property
+    def example_frames(self) -> int:
+        """Frames of one training example."""
+        return self.train_frames or self.num_frames
 
     @property
     def source(self) -> KnownEntropy | None:

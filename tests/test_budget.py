@@ -9,7 +9,7 @@ from comparison_toys import make_comparison
 
 from genlab.cli import main
 from genlab.codecs.cache import encode_corpus
-from genlab.config import GenlabError
+from genlab.config import ConfigError, GenlabError
 from genlab.experiment import Budget
 from genlab.fairness import budget as budget_module
 from genlab.fairness.budget import (
@@ -61,6 +61,24 @@ def test_seconds_seen_count_no_padding(store):
     assert per_pass < 8 * 16 / 50  # at least one clip is shorter than an example
     assert budget.seconds_seen == pytest.approx(budget.epochs * per_pass)
     assert budget.unique_seconds == pytest.approx(split.seconds)
+
+
+def test_short_training_examples_are_paid_and_long_clips_are_drawn(store):
+    """16 frames are sampled and scored, 8 are trained on."""
+    whole, short = (
+        make_comparison(f"data.train_frames={frames}").run("ar", 0, 1) for frames in ("null", "8")
+    )
+    assert short.source_of(store).batch_at(0).args[0].codes.shape[1] == 8
+    assert short.task(store).num_frames == 16
+    assert check_flops(short, store) == pytest.approx(1, abs=TOLERANCE)
+    # A delay pattern has two more steps than frames.
+    assert clip_flops(short, store) < 0.6 * clip_flops(whole, store)
+    budget = solve_budget(make_comparison("data.train_frames=8"), store)["ar"]
+    per_pass = sum(min(n, 8) for n in store.frames(store.numbers("train"))) / 50
+    assert budget.seconds_seen == pytest.approx(budget.epochs * per_pass)
+    assert budget.network_calls == 16 + 3 - 1
+    with pytest.raises(ConfigError, match=r"train_frames=17: more than num_frames=16"):
+        make_comparison("data.train_frames=17")
 
 
 def test_repeated_data_are_counted_as_repeated(store):

@@ -302,7 +302,7 @@ def check_budget(config: Comparison) -> None:
     for name, arm in config.arms.items():
         backbone = arm.apply(config.optim, config.backbone)[1]
         task = Task(
-            spec, vocab, backbone, config.condition, num_frames=data.num_frames, num_symbols=1
+            spec, vocab, backbone, config.condition, num_frames=data.example_frames, num_symbols=1
         )
         check_view(f"arms.{name}", arm.decoder, task)
         costs[name] = config.batch_size * train_flops(arm.decoder, task)
@@ -360,7 +360,7 @@ def check_memory(run: DecoderRun, params: int) -> None:
         GenlabError: that says how much it needs and how much there is.
     """
     shared = 3 + run.optim.num_averages + run.checkpoint.looks_with(run.optim)
-    frames = run.batch_size // run.optim.accumulate * run.data.num_frames
+    frames = run.batch_size // run.optim.accumulate * run.data.example_frames
     needed = 4.0 * (shared * params + frames * run.backbone.width)
     present = host.device_memory_bytes()
     if present is not None and needed > present:
@@ -373,7 +373,8 @@ def check_memory(run: DecoderRun, params: int) -> None:
 
 def clip_flops(run: DecoderRun, store: TokenStore) -> float:
     """Return the FLOPs of one loss and its gradient over one training example."""
-    return train_flops(run.arm.decoder, run.task(store))
+    task = run.task(store)._replace(num_frames=run.data.example_frames)
+    return train_flops(run.arm.decoder, task)
 
 
 def check_flops(run: DecoderRun, store: TokenStore) -> float:
@@ -417,7 +418,7 @@ def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, f
     numbers = store.numbers("train", config.data.train_clips)
     hz = store.info.spec.frame_hz
     frames = store.frames(numbers)
-    seen = np.minimum(frames, config.data.num_frames).sum() / hz
+    seen = np.minimum(frames, config.data.example_frames).sum() / hz
     unique_s = (
         store.split("train").seconds
         if config.data.train_clips is None

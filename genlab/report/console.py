@@ -176,7 +176,7 @@ def format_budget(
             row.append("" if b.sample_s is None else f"{b.sample_s:.3g}")
     return (
         f"{config.name}: {config.budget.mode}, batch {config.batch_size} x "
-        f"{config.data.num_frames} frames\n"
+        f"{config.data.example_frames} frames\n"
     ) + fold([head, *rows])
 
 

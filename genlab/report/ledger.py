@@ -90,7 +90,7 @@ def _data_rows(
         _matched("Token store", dict.fromkeys(runs, tokens), "manifest hash / codec fingerprint"),
         _order_row(hashes, shared),
         _matched("Unique seconds", seconds, "training split"),
-        _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
+        _matched("Batch size", batch, f"clips of {config.data.example_frames} frames"),
         *([_hearing_row(runs)] if store.info.is_two_sided else []),
     ]
 

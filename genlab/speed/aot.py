@@ -278,6 +278,9 @@ def compile_program(
     with the slice.
     """
     chip, num_devices = plan.topology.chip, plan.topology.num_devices
+    if verb == "train":
+        data = plan.run.data.model_copy(update={"num_frames": plan.run.data.example_frames})
+        plan = plan._replace(run=plan.run.model_copy(update={"data": data}))
     traced = trace(plan, verb, num_clips)
     row: dict[str, Any] = {
         "config": plan.run.name,
