@@ -19,6 +19,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.task import Task
 from genlab.experiment import Comparison, TokenData
 from genlab.load import load_experiment
+from genlab.nets.backbone import BackboneConfig
 from genlab.train import TrainSettings
 from genlab.training.optim import OptimConfig
 from genlab.watch.progress import Progress
@@ -46,18 +47,25 @@ class Conversations(TokenStore):
 
 
 def toy_run(path):
-    """A preset's run: its own decoder, sampler and conditions, everything else small."""
+    """A preset's run: its own decoder, sampler, conditions, mixers and feed-forward parts,
+    everything else small.
+    """
     experiment = load_experiment(path)
     assert experiment.name == path.stem
     if isinstance(experiment, Comparison):
         assert list(experiment.arms) == [path.stem]
         experiment = experiment.run(path.stem, 0, 12)
+    mixed = {"mixer": experiment.backbone.mixer, "ffn": experiment.backbone.ffn}
+    small = BACKBONE
+    if mixed != {"mixer": BACKBONE.mixer, "ffn": BACKBONE.ffn}:
+        # Heads of 24 channels, which what latent attention rotates divides.
+        small = BackboneConfig(width=48, layers=2, heads=2, **mixed)
     return experiment.model_copy(
         update={
             "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames),
             "steps": 12,
             "batch_size": 8,
-            "backbone": BACKBONE,
+            "backbone": small,
             "optim": OptimConfig(peak_lr=3e-3, warmup_fraction=0, ema_decay=None),
             "settings": TrainSettings(log_every=4, save_every_s=None),
         }
@@ -108,7 +116,7 @@ def test_a_preset_trains_and_samples(path, store, tmp_path, monkeypatch):
         Task(
             spec,
             VOCAB,
-            BACKBONE,
+            run.backbone,
             run.condition,
             num_frames=SOURCE.clip_frames,
             num_symbols=cond.text.shape[1],
