@@ -186,6 +186,27 @@ def randomised(decoder, seed=3):
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
+@functools.lru_cache(maxsize=64)
+def _random_parts(config, task, seed):
+    graph = None
+
+    def make(key):
+        nonlocal graph
+        graph, state = nnx.split(randomised(config.build(task, key=key)))
+        return state
+
+    # One program: built outside of one, a decoder is some hundred of them, and each is lowered.
+    state = jax.jit(make)(jax.random.key(seed))
+    return graph, state
+
+
+def make_random(config, task, seed=0):
+    """Return a decoder whose every parameter says something: another one at each call, with the
+    same weights.
+    """
+    return nnx.merge(*_random_parts(config, task, seed))
+
+
 def with_state_of(fresh, decoder):
     """`fresh` with the weights of a decoder of the same shape."""
     return nnx.merge(nnx.graphdef(fresh), nnx.state(decoder))

@@ -13,6 +13,8 @@ from decoder_toys import (
     FAMILIES,
     NUM_FRAMES,
     SPEC,
+    jitted_loss,
+    make_random,
     prompt_where,
     randomised,
     toy_batch,
@@ -42,26 +44,33 @@ VOCAB = CondVocab(num_speakers=3, num_units=10)
 KEY = jax.random.key(0)
 TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 NOTHING = ConditionConfig(content="none", speaker=False)
+TASK = Task(SPEC, VOCAB, BACKBONE, ConditionConfig())
 
 
-@settings(deadline=None, max_examples=30)
+def build_and_revert(pattern, codes):
+    steps = pattern.build(codes, fill=-1)
+    return steps, pattern.revert(steps, codes.shape[2])
+
+
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
 def test_patterns_invert(delay, codebooks, num_frames):
-    codes = jnp.arange(2 * num_frames * codebooks).reshape(2, num_frames, codebooks)
+    codes = np.arange(2 * num_frames * codebooks).reshape(2, num_frames, codebooks)
     lagged = DelayPattern(delay_frames=delay), AcousticDelayPattern(delay_frames=delay)
     for pattern in (*lagged, FlatPattern()):
-        steps = pattern.build(codes, fill=-1)
+        steps, back = jax.jit(build_and_revert, static_argnums=0)(pattern, codes)
         num_steps = pattern.num_steps(num_frames, codebooks)
         assert steps.shape[1:] == pattern.levels(num_steps, codebooks).shape
         assert (
             steps.shape[1] == num_steps and pattern.num_frames(num_steps, codebooks) == num_frames
         )
+        steps = np.asarray(steps)
         assert (steps == -1).sum() == steps.size - codes.size
-        np.testing.assert_array_equal(pattern.revert(steps, codebooks), codes)
+        np.testing.assert_array_equal(back, codes)
         # Codes are numbered coarse to fine, frame by frame: every step holds the level it says.
-        is_code = np.asarray(steps) >= 0
+        is_code = steps >= 0
         levels = np.broadcast_to(pattern.levels(num_steps, codebooks)[None], steps.shape)
-        np.testing.assert_array_equal((np.asarray(steps) % codebooks)[is_code], levels[is_code])
+        np.testing.assert_array_equal((steps % codebooks)[is_code], levels[is_code])
         if delay == 0 and pattern in lagged:
             np.testing.assert_array_equal(steps, codes)
 
@@ -83,11 +92,7 @@ def test_probabilities_of_all_clips_sum_to_one(name):
     """Two frames of two binary codebooks: 16 clips."""
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
     config = ARConfig(pattern=PATTERNS[name])
-    decoder = randomised(
-        config.build(
-            Task(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING), key=jax.random.key(0)
-        )
-    )
+    decoder = make_random(config, Task(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING))
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     _, cond = toy_batch(16, 2)
     tokens = Tokens(codes, None, jnp.full(16, 2))
@@ -106,25 +111,23 @@ def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
     tokens, cond = toy_batch()
     config = ARConfig(infill_share=0.0)
     plain = ConditionConfig(dropout=0.0)
-    decoder = randomised(
-        config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, plain), key=key)
-    )
-    out = decoder.loss(tokens, cond, key=key)
+    decoder = make_random(config, Task(SPEC, VOCAB, BACKBONE, plain))
+    out = jitted_loss(decoder)(tokens, cond, key)
     np.testing.assert_array_equal(out.weight, SPEC.codebooks * tokens.num_frames)
     np.testing.assert_allclose(
-        out.per_example * out.weight / jnp.log(2), decoder.score(tokens, cond).bits, rtol=1e-5
+        out.per_example * out.weight / jnp.log(2), bits_of(decoder, tokens, cond), rtol=1e-5
     )
+
+
+def bits_of(decoder, tokens, cond):
+    return jax.jit(lambda model: model.score(tokens, cond).bits)(decoder)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_cached_step_is_the_full_pass(name):
     """The greedy codes of the loop are the largest logits of one pass over them."""
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(
-        ARConfig(pattern=PATTERNS[name]).build(
-            Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY
-        )
-    )
+    decoder = make_random(ARConfig(pattern=PATTERNS[name]), TASK)
     sampler = ARSampler(temperature=0.0)
     drawn = decoder.sample(
         cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler
@@ -146,9 +149,9 @@ def test_inputs_are_hidden_in_training_alone_and_all_codes_stay_targets(name):
 
     def loss_of(input_masking, is_training, seed=0):
         config = ARConfig(pattern=PATTERNS[name], infill_share=0.0, input_masking=input_masking)
-        decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
+        decoder = make_random(config, TASK)
         decoder.train() if is_training else decoder.eval()
-        return jax.jit(lambda model: model.loss(tokens, cond, key=jax.random.key(seed)))(decoder)
+        return jitted_loss(decoder)(tokens, cond, jax.random.key(seed))
 
     plain, hidden, other = loss_of(0.0, True), loss_of(0.8, True), loss_of(0.8, True, seed=1)
     np.testing.assert_array_equal(hidden.weight, plain.weight)
@@ -190,14 +193,14 @@ def test_every_step_has_a_rotary_position_of_its_own(name):
 def test_no_holes_are_drawn_in_evaluation(key):
     tokens, cond = toy_batch()
     config = ARConfig(infill_share=1.0, input_masking=0.5)
-    decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, NOTHING), key=KEY))
+    decoder = make_random(config, Task(SPEC, VOCAB, BACKBONE, NOTHING))
     keys = [jax.random.fold_in(key, number) for number in range(2)]
-    trained = [decoder.loss(tokens, cond, key=one).per_example for one in keys]
+    trained = [jitted_loss(decoder)(tokens, cond, one).per_example for one in keys]
     assert (trained[0] != trained[1]).any()
     decoder.eval()
-    found = [decoder.loss(tokens, cond, key=one) for one in keys]
+    found = [jitted_loss(decoder)(tokens, cond, one) for one in keys]
     np.testing.assert_array_equal(found[0].per_example, found[1].per_example)
-    nats = decoder.score(tokens, cond).bits * np.log(2) / found[0].weight
+    nats = bits_of(decoder, tokens, cond) * np.log(2) / found[0].weight
     np.testing.assert_allclose(found[0].per_example, nats, rtol=1e-5)
 
 
@@ -207,17 +210,10 @@ def test_flat_is_parallel_where_there_is_one_codebook():
         SPEC.model_copy(update={"codebooks": 1}),
         tokens._replace(codes=tokens.codes[:, :, :1]),
     )
-    flat, parallel = (
-        randomised(
-            ARConfig(pattern=PATTERNS[name]).build(
-                Task(spec, VOCAB, BACKBONE, ConditionConfig()), key=KEY
-            )
-        )
-        for name in ("flat", "parallel")
-    )
+    task = Task(spec, VOCAB, BACKBONE, ConditionConfig())
     bits = [
-        jax.jit(lambda model: model.score(tokens, cond).bits)(decoder)
-        for decoder in (flat, parallel)
+        bits_of(make_random(ARConfig(pattern=PATTERNS[name]), task), tokens, cond)
+        for name in ("flat", "parallel")
     ]
     np.testing.assert_allclose(bits[0], bits[1], rtol=1e-6)
 
@@ -251,11 +247,7 @@ def test_the_formula_agrees_with_the_walk(name):
 
 def test_a_flat_step_sees_all_codes_before_it_and_none_after():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(
-        ARConfig(pattern=FlatPattern()).build(
-            Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY
-        )
-    )
+    decoder = make_random(ARConfig(pattern=FlatPattern()), TASK)
 
     @jax.jit
     def nats(codes):
@@ -272,10 +264,7 @@ def test_a_flat_step_sees_all_codes_before_it_and_none_after():
 def test_no_step_sees_its_own_or_later_codes(delay):
     tokens, cond = toy_batch()
     config = ARConfig(pattern=DelayPattern(delay_frames=delay))
-    vocab = CondVocab(num_speakers=3, num_units=10)
-    decoder = randomised(
-        config.build(Task(SPEC, vocab, BACKBONE, ConditionConfig()), key=jax.random.key(0))
-    )
+    decoder = make_random(config, TASK)
 
     @jax.jit
     def nats(codes):
@@ -301,6 +290,7 @@ def test_the_hole_is_drawn_from_both_sides():
     frame = jnp.arange(NUM_FRAMES)[None, :]
     is_outside = tokens.is_valid & ((frame < 2) | (frame > 4))
 
+    @jax.jit
     def hole_nats(codes, is_known):
         nats, is_target = decoder._nats(tokens._replace(codes=codes), cond, is_known, None, None)
         per_frame = decoder.config.pattern.revert(jnp.where(is_target, nats, 0), SPEC.codebooks)
@@ -319,9 +309,7 @@ def test_the_hole_is_drawn_from_both_sides():
 
 def test_what_was_not_trained_is_refused(key):
     tokens, cond = toy_batch()
-    decoder = ARConfig(infill_share=0.0).build(
-        Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, ConditionConfig()), key=key
-    )
+    decoder = make_random(ARConfig(infill_share=0.0), TASK)
     hole = prompt_where(tokens, (np.arange(NUM_FRAMES) < 2) | (np.arange(NUM_FRAMES) > 4))
     with pytest.raises(GenlabError, match="infill_share=0 and can only continue"):
         decoder.sample(
@@ -364,9 +352,7 @@ def test_greedy_samples_are_the_likeliest_codes_without_a_cache(route):
 
 def test_levels_that_tpus_take_one_by_one_have_the_same_loss_and_gradient():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(
-        ARConfig(infill_share=0.0).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
-    )
+    decoder = make_random(ARConfig(infill_share=0.0), TASK)
     graph, state = nnx.split(decoder)
 
     def total(state):
