@@ -25,12 +25,14 @@ from jaxtyping import Array, Float
 from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec, bucket_frames
+from genlab.codecs.loops import decode_loops
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.drawn import BLOCK_PROMPTS, DrawnWaves
 from genlab.data.listing import SAMPLED_NAME
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.cost import sample_cost
+from genlab.decoders.loop import is_loop
 from genlab.decoders.task import guidance_of
 from genlab.decoders.told.by_hand import AS_PROMPTED, ByHand
 from genlab.experiment import DecoderRun
@@ -293,6 +295,7 @@ class CompiledSampler:
     network_calls: int
     spread: RowSplit = ALONE
     rows: int | None = None
+    is_loop: bool = False
 
     def of(self, model: nnx.Module) -> "CompiledSampler":
         """Return the same program for other parameters."""
@@ -309,7 +312,7 @@ class CompiledSampler:
         tokens = jax.block_until_ready(self.call(*arguments))
         if rows != count:
             tokens = jax.tree.map(lambda leaf: leaf[:count], tokens)
-        return SampleOut(tokens, self.network_calls)
+        return SampleOut(tokens, self.network_calls, self.is_loop)
 
 
 def _arguments(
@@ -362,7 +365,8 @@ def compile_sampler(
     # The model's state is an argument, not a constant: one program serves all training seeds.
     state = spread.whole(state)
     compiled = jax.jit(draw).lower(state, *arguments).compile()
-    sampler = CompiledSampler(functools.partial(compiled, state), calls[-1], spread, rows)
+    program = functools.partial(compiled, state)
+    sampler = CompiledSampler(program, calls[-1], spread, rows, is_loop(run.arm.sampler))
     return sampler, time.perf_counter() - began
 
 
@@ -371,9 +375,12 @@ def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[np.nda
     tokens = out.tokens
     num_frames = np.asarray(tokens.num_frames)
     if tokens.codes is not None:
-        return codec.decode_codes([row[:n] for row, n in zip(np.asarray(tokens.codes), num_frames)])
-    latents = store.denormalise(np.asarray(tokens.latents, np.float32))
-    return codec.decode_latents([row[:n] for row, n in zip(latents, num_frames)])
+        frames, play = np.asarray(tokens.codes), codec.decode_codes
+    else:
+        frames = store.denormalise(np.asarray(tokens.latents, np.float32))
+        play = codec.decode_latents
+    views = [row[:n] for row, n in zip(frames, num_frames)]
+    return decode_loops(play, views, codec) if out.is_loop else play(views)
 
 
 def measure_latency(

@@ -182,11 +182,12 @@ class LossOut(NamedTuple):
 
 class SampleOut(NamedTuple):
     """Sampled tokens and the number of sequential network calls that made them (guidance counts as
-    two).
+    two). After the last frame of a loop comes its first one.
     """
 
     tokens: Tokens
     num_network_calls: int
+    is_loop: bool = False
 
 
 class SampleCost(NamedTuple):

@@ -37,6 +37,7 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import GuidedSampler, num_copies
+from genlab.decoders.hole_rule import HoleRule, visited_hole_rule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, num_open, tell_prefix
 from genlab.decoders.prompt_rule import PromptRule, delayed_rule
@@ -161,6 +162,12 @@ class ARConfig(Config):
     def prompt_rule(self) -> PromptRule:
         """How a prompt is known (`prompt_rule.py`)."""
         return delayed_rule(self.prefix_share, self.pattern.hides_known, self.plan)
+
+    @property
+    def hole_rule(self) -> HoleRule:
+        """How the frames around a gap are known (`hole_rule.py`)."""
+        hides = self.pattern.hides_known or self.plan is not None
+        return visited_hole_rule(self.infill_share, hides)
 
     def bare_sampler(self, task: Task) -> ARSampler:
         """Return the sampler of the bare law: one code after another from the softmax, exactly."""

@@ -39,6 +39,7 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import guide, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
@@ -81,6 +82,7 @@ class BlockwiseConfig(Config):
     kind: Literal["blockwise"] = "blockwise"
     sampler: ClassVar[type[Config]] = BlockwiseSampler
     prompt_rule: ClassVar[PromptRule] = "exact"
+    hole_rule: ClassVar[HoleRule] = "earlier alone"
     loss_unit: ClassVar[str] = "nats_per_code"
     block_frames: int = pydantic.Field(default=8, gt=0)
     """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""

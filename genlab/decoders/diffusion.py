@@ -32,7 +32,9 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
+from genlab.decoders.loop import Call, in_a_circle
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
     Width,
@@ -76,6 +78,10 @@ class DiffusionSampler(GuidedSampler):
     """The lowest and the highest noise level that is guided."""
     guidance_rescale: float = pydantic.Field(default=0.0, ge=0, le=1)
     """1 gives the guided prediction the standard deviation of the conditional one, 0 leaves it."""
+    is_loop: bool = added(False)
+    """Draw clips that loop: every network call sees the clip begin at another frame (`loop.py`),
+    and the codec decodes it in a circle.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_interval(self) -> "DiffusionSampler":
@@ -107,6 +113,7 @@ class DiffusionConfig(Config):
 
     kind: Literal["diffusion"] = "diffusion"
     sampler: ClassVar[type[Config]] = DiffusionSampler
+    hole_rule: ClassVar[HoleRule] = "replacement"
     network: Network = ModulatedBackbone()
     """What predicts: the shared backbone, its norms modulated by the noise level, or
     `stable_audio`, the network of Stable Audio with the same width, layers and heads.
@@ -371,7 +378,8 @@ def _sample_latents(
     # What follows a hole is replaced alone: training shows beginnings.
     given = Known(known, leading(is_known))
     is_guided = sampler.guided_calls(model.config)
-    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided, given)
+    call = in_a_circle(model._predict, jax.random.fold_in(key, 2)) if sampler.is_loop else None
+    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided, given, call)
     latents = fill_in(
         sampler.solver,
         path,
@@ -393,11 +401,14 @@ def _guided_prediction(
     sampler: DiffusionSampler,
     is_guided: Bool[np.ndarray, "calls"],
     given: Known,
+    call: Call | None = None,
 ) -> Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]:
     """Return the prediction at some noisy latents and level, guided where the sampler says so.
 
     `is_guided` tells which calls are: if all or none are, there is nothing to choose in the loop.
+    `call` is the network, the model's own by default.
     """
+    call = call or model._predict
     b = is_valid.shape[0]
     copies = num_copies(sampler) if is_guided.any() else 1
     is_attended = is_valid if copies == 1 else jnp.repeat(is_valid, copies, axis=0)
@@ -410,12 +421,12 @@ def _guided_prediction(
     )
 
     def predict_plainly(noisy, level):
-        return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid, given)
+        return call(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid, given)
 
     def predict_guided(noisy, level):
         levels = jnp.broadcast_to(level, (copies * b,))
         noisy, both = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), (noisy, given))
-        outputs = model._predict(noisy, levels, conditions, is_attended, both)
+        outputs = call(noisy, levels, conditions, is_attended, both)
         guided = guide(outputs, sampler)
         if sampler.guidance_rescale == 0:
             return guided

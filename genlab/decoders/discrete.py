@@ -34,6 +34,7 @@ from genlab.decoders.conditioning import (
     modulate,
 )
 from genlab.decoders.guidance import guide, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
@@ -113,6 +114,12 @@ class DiscreteConfig(Config):
         if self.prefix_share > 0:
             return "clean prefixes"
         # Codes that are absent in training are random ones; those that are there are known.
+        return "replacement" if self.noise.is_level_shown else "exact"
+
+    @property
+    def hole_rule(self) -> HoleRule:
+        """How the frames around a gap are known (`hole_rule.py`)."""
+        # Absorbing noise hides codes and leaves the others as they are, in any pattern.
         return "replacement" if self.noise.is_level_shown else "exact"
 
     def bare_sampler(self, task: Task) -> DiscreteSampler:

@@ -30,6 +30,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
 )
 from genlab.decoders.guidance import GuidedSampler, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule, visited_hole_rule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise import code_given_latent
 from genlab.decoders.noise.heads import BARE_STEPS, GaussianMixture, GaussianMixtureHead, Head
@@ -115,6 +116,11 @@ class LatentARConfig(Config):
             + task.num_frames
             * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
         )
+
+    @property
+    def hole_rule(self) -> HoleRule:
+        """How the frames around a gap are known (`hole_rule.py`)."""
+        return visited_hole_rule(self.infill_share)
 
     def bare_sampler(self, task: Task) -> LatentARSampler:
         """Return the sampler of the bare law; only a flow head needs steps."""

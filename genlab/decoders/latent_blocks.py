@@ -34,6 +34,7 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
@@ -85,6 +86,7 @@ class LatentBlocksConfig(Config):
     kind: Literal["latent_blocks"] = "latent_blocks"
     sampler: ClassVar[type[Config]] = LatentBlocksSampler
     prompt_rule: ClassVar[PromptRule] = "replacement"
+    hole_rule: ClassVar[HoleRule] = "earlier alone"
     block_frames: int = pydantic.Field(default=8, gt=0)
     """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""
     path: Path = StraightPath()

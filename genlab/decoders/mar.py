@@ -28,6 +28,7 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import GuidedSampler, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.heads import BARE_STEPS, FlowMatching
 from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
@@ -75,6 +76,7 @@ class MARConfig(Config):
     kind: Literal["mar"] = "mar"
     sampler: ClassVar[type[Config]] = MARSampler
     prompt_rule: ClassVar[PromptRule] = "exact"
+    hole_rule: ClassVar[HoleRule] = "exact"
     head: FlowMatching = FlowMatching()
     """Draws a frame's latents from its hidden vector."""
     hiding: Hiding = CosineHiding()

@@ -38,6 +38,7 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import (
@@ -116,6 +117,7 @@ class MaskedConfig(Config):
 
     kind: Literal["masked"] = "masked"
     sampler: ClassVar[type[Config]] = MaskedSampler
+    hole_rule: ClassVar[HoleRule] = "part hidden"
     hiding: Hiding = CosineHiding()
     """Draws the share of frames that a training example hides, under `loss_weighting="published"`.
     """

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import Conditioner
+from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
 from genlab.decoders.prefix import draw_prefix
@@ -50,6 +51,7 @@ class RegressionConfig(Config):
     kind: Literal["regression"] = "regression"
     sampler: ClassVar[type[Config]] = RegressionSampler
     prompt_rule: ClassVar[PromptRule] = "clean prefixes"
+    hole_rule: ClassVar[HoleRule] = "beginnings alone"
     network: Network = ModulatedBackbone()
     """What predicts, as in the diffusion family."""
 
