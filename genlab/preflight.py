@@ -10,6 +10,8 @@ after the arms have been trained.
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
@@ -18,6 +20,7 @@ from genlab.data.manifest import Clip, Manifest, Spoken
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
 from genlab.data.told import try_values
+from genlab.decoders.hole_rule import CANNOT, describe_hole_rule
 from genlab.decoders.prompt_rule import note_biased
 from genlab.evaluate.checks import (
     FEWEST,
@@ -29,6 +32,7 @@ from genlab.evaluate.checks import (
 )
 from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, BLOCK_S, TUNED_ENERGY
+from genlab.evaluate.gaps import Span, names_of_continuations, names_of_gaps
 from genlab.evaluate.hearing import hear_real, recognisers_of
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
@@ -107,6 +111,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     scored = pick_from_manifest(config, manifest, codec, config.prompts_split, num_scored(config))
     energies = _energy_check(config, scored, codec)
     scores.append(energies)
+    scores += _span_checks(config, prompts, codec)
     if len(scored) < num_scored(config) > config.num_prompts:
         notes.append(
             f"prompts: bits and energies are of {len(scored)} clips, not of "
@@ -445,6 +450,25 @@ def _energy_check(config: Comparison, clips: list[Clip], codec: FrozenCodec) -> 
     runs = config.evaluation.energy_draws > 0 and long > 0
     names = (BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY)
     return Check(names, runs, note if not runs or long < len(clips) else "")
+
+
+def _span_checks(config: Comparison, prompts: list[Clip], codec: FrozenCodec) -> list[Check]:
+    """Return what will be scored of gaps and continuations, each length by itself."""
+    num_frames = np.array([codec.count_frames(clip.num_samples) for clip in prompts])
+    decoders = {name: arm.decoder for name, arm in config.arms.items()}
+    cannot = [name for name, one in decoders.items() if describe_hole_rule(one) == CANNOT]
+    gaps_s, continuations_s = config.evaluation.gaps_s, config.evaluation.continuations_s
+    wanted = [(True, names_of_gaps([length_s]), length_s) for length_s in gaps_s]
+    wanted += [(False, names_of_continuations([one]), one) for one in continuations_s]
+    checks = []
+    for is_gap, names, length_s in wanted:
+        span = Span.of(length_s, codec.spec.frame_hz, is_gap=is_gap)
+        held = int(span.fits(num_frames).sum())
+        short = f"{len(prompts) - held} of {len(prompts)} clips are too short and left out"
+        unable = f"{' and '.join(cannot)} cannot fill gaps" if is_gap and cannot else ""
+        notes = ["" if held == len(prompts) else short, unable]
+        checks.append(Check(tuple(names), held > 0, "; ".join(filter(None, notes))))
+    return checks
 
 
 def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:

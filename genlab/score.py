@@ -35,6 +35,7 @@ from genlab.evaluate.metrics import (
 from genlab.evaluate.rows import load_row, save_row
 from genlab.experiment import Comparison
 from genlab.fairness.counts import score_counts
+from genlab.forecasts.gaps import add_lookup_spans, add_spans, lacks_spans
 from genlab.forecasts.rows import add_energies, add_lookup, dress_rows
 from genlab.material import Material, decode_row, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, networks_of, recognisers
@@ -150,9 +151,11 @@ def score_rows(
                 row = _add_bits(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 1, 2)
                 row = add_energies(row, config, material, runs)
+                row = add_spans(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 2, 2)
             if name == LOOKUP:
                 row = add_lookup(row, config, material)
+                row = add_lookup_spans(row, config, material)
             check_held(path)
             save_row(path, row, own)
         else:
@@ -199,9 +202,13 @@ def _complete(
 ) -> RowResult:
     """Return a row with the scores of a block that earlier versions lack, or the very same one."""
     if name == LOOKUP and BARE_ENERGY in row.scores and BARE_VARIOGRAM not in row.scores:
-        return add_lookup(row, config, material)
+        row = add_lookup(row, config, material)
     if runs and TUNED_ENERGY in row.scores and BARE_VARIOGRAM not in row.scores:
-        return add_energies(row, config, material, runs)  # the same draws, and what they lack
+        row = add_energies(row, config, material, runs)  # the same draws, and what they lack
+    if name == LOOKUP and lacks_spans(row, config, material):
+        row = add_lookup_spans(row, config, material)
+    if runs and lacks_spans(row, config, material):
+        row = add_spans(row, config, material, runs)
     return row
 
 

@@ -64,6 +64,14 @@ class EvaluationConfig(Config):
     """Times that every training seed draws the audio of every prompt. How much a score moves from
     draw to draw is then part of its interval.
     """
+    gaps_s: tuple[Annotated[float, Field(ge=0.02, le=60)], ...] = added(())
+    """Seconds of gaps in the middle of the prompts' clips, which arms fill with both sides given;
+    each is scored by `energy_draws` draws per clip. By default none is.
+    """
+    continuations_s: tuple[Annotated[float, Field(ge=0.02, le=60)], ...] = added(())
+    """Seconds of continuations of the first halves of the prompts' clips, all scored on the same
+    `energy_draws` draws. By default none is.
+    """
     lengths_s: tuple[Annotated[float, Field(ge=0.1, le=3600)], ...] = ()
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1, le=1024)
@@ -82,6 +90,20 @@ class EvaluationConfig(Config):
                 "energy_draws=1: the score subtracts the distance of two draws; expected 0 or at "
                 "least 2"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gaps(self) -> "EvaluationConfig":
+        for name, lengths_s in (("gaps_s", self.gaps_s), ("continuations_s", self.continuations_s)):
+            if lengths_s and not self.energy_draws:
+                raise ValueError(
+                    f"{name}={list(lengths_s)}: they are scored by energy_draws draws, got 0; "
+                    f"expected at least 2, or {name}=[]"
+                )
+            if len({round(1000 * length_s) for length_s in lengths_s}) < len(lengths_s):
+                raise ValueError(
+                    f"{name}={list(lengths_s)}: two are the same to a millisecond; give each once"
+                )
         return self
 
 

@@ -36,7 +36,7 @@ Degradation = Literal[
     "smoothing",
     "independence",
 ]
-Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
+Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric", "impossible"]
 Covers = Literal[
     "prompts",
     "prompts and draws",

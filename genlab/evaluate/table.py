@@ -14,6 +14,7 @@ from genlab.evaluate.context import SPACES
 from genlab.evaluate.distribution import SpeechEmbedder
 from genlab.evaluate.diversity import NEIGHBOURS
 from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY
+from genlab.evaluate.gaps import OF_GAPS
 from genlab.evaluate.metric import AS_KEPT, Metric
 from genlab.evaluate.pitch import PitchTracker
 from genlab.evaluate.quality import Dnsmos
@@ -397,7 +398,9 @@ METRICS: tuple[Metric, ...] = (
         switch="energy_draws",
     ),
 )
-_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in (*METRICS, *OF_ANY_AUDIO)}
+_BY_NAME: Mapping[str, Metric] = {
+    metric.name: metric for metric in (*METRICS, *OF_ANY_AUDIO, *OF_GAPS)
+}
 
 
 def known_metric(score_name: str, rows: Sequence[Metric] = ()) -> Metric | None:

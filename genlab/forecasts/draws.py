@@ -7,7 +7,6 @@ Sampled codes count as the latents they stand for.
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -18,10 +17,8 @@ from genlab.evaluate.blocks import Blocks
 from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
 from genlab.evaluate.table import find_metric
 from genlab.experiment import DecoderRun
-from genlab.sample import CompiledSampler, compile_sampler, conditions
-from genlab.tokens import Prompt, Tokens, read_latents
-
-BATCH_CLIPS = 32
+from genlab.forecasts.prompted import PromptedDraws, split_clips
+from genlab.tokens import read_latents
 
 
 class BlockEnergy:
@@ -45,12 +42,8 @@ class BlockEnergy:
             clips: what is continued.
             sampler: how continuations are drawn.
         """
-        self.run = run
-        if sampler is not None:
-            arm = run.arm.model_copy(update={"sampler": sampler})
-            self.run = run.model_copy(update={"arm": arm})
+        self.prompted = PromptedDraws(run, store, sampler)
         self.store, self.clips = store, clips
-        self.compiled: CompiledSampler | None = None
 
     def __call__(self, model: nnx.Module, *, num_draws: int, seed: int) -> Float[np.ndarray, "n"]:
         """Return the energy of each clip, NaN where less than a block follows the middle.
@@ -101,7 +94,7 @@ class BlockEnergy:
     @property
     def network_calls(self) -> int:
         """Sequential network calls of a continuation; known once something was scored."""
-        return 0 if self.compiled is None else self.compiled.network_calls
+        return self.prompted.network_calls
 
     def _batches(
         self,
@@ -110,11 +103,8 @@ class BlockEnergy:
         seed: int,
         heard: Sequence[TokenClip | None] | None = None,
     ) -> Iterator[Blocks]:
-        size = min(len(self.clips), BATCH_CLIPS)
         count = len(self.clips) if heard is None else len(heard)
-        for number, start in enumerate(range(0, count, size)):
-            # The last batch is filled up, so that all have one shape and one program.
-            chosen = [i % len(self.clips) for i in range(start, start + size)]
+        for number, chosen in enumerate(split_clips(count, len(self.clips))):
             batch = [self.clips[i] for i in chosen]
             others = batch
             if heard is not None:
@@ -132,30 +122,23 @@ class BlockEnergy:
         num_draws: int,
         key: jax.Array,
     ) -> Blocks:
-        frames = self.run.data.num_frames
         block_frames = round(BLOCK_S * self.store.info.spec.frame_hz)
-        cond, num_frames = conditions(self.store, clips, frames)
-        tokens = self._read(clips)
+        num_frames = np.array([len(clip.units) for clip in clips], np.int32)
+        tokens = self.prompted.read(clips)
         first = num_frames // 2
-        known = tokens if heard is clips else self._read(heard)
-        prompt = Prompt(known, jnp.asarray(np.arange(frames)[None, :] < first[:, None]))
-        if self.compiled is None:
-            self.compiled, _ = compile_sampler(model, self.run, cond, num_frames, prompt)
-        compiled = self.compiled.of(model)
+        known = tokens if heard is clips else self.prompted.read(heard)
+        is_known = np.arange(self.prompted.run.data.num_frames)[None, :] < first[:, None]
         has_block = first + block_frames <= num_frames
         window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
         clip = np.arange(len(clips))[:, None]
-        draws = []
-        for draw_key in jax.random.split(key, num_draws):
-            drawn = compiled(cond, num_frames, draw_key, prompt).tokens
-            draws.append(_latents_of(drawn, self.store)[clip, window])  # only the block is kept
+        keys = jax.random.split(key, num_draws)
+        # Only the block is kept.
+        draws = [
+            drawn[clip, window] for drawn in self.prompted.draw(model, clips, known, is_known, keys)
+        ]
         truth = np.asarray(read_latents(tokens))[clip, window]
         truth = np.where(has_block[:, None, None], truth, np.nan)
         return Blocks(np.stack(draws, axis=1), truth)
-
-    def _read(self, clips: Sequence[TokenClip]) -> Tokens:
-        examples = [self.store.example(clip, self.run.data.num_frames)[0] for clip in clips]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
 def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> SamplerConfig:
@@ -164,10 +147,3 @@ def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> Sampl
     if not find_metric(score_name).is_bare:
         return own
     return bare_law(run.arm.decoder, own, run.task(store)).sampler
-
-
-def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]:
-    if tokens.latents is not None:
-        return np.asarray(tokens.latents, np.float32)
-    vectors = store.code_vectors
-    return vectors[np.arange(len(vectors))[None, None, :], np.asarray(tokens.codes)].sum(axis=2)

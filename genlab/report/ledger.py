@@ -28,7 +28,7 @@ from genlab.fairness.regression import describe_rate, describe_trials
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
-from genlab.report.prompt_row import prompt_row
+from genlab.report.prompt_row import gap_rows, prompt_row
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
@@ -61,6 +61,7 @@ def build_ledger(
         *compute_rows(config, budgets),
         *_reach_rows(config, by_seed),
         prompt_row(runs, config.evaluation.energy_draws > 0),
+        *gap_rows(runs, bool(config.evaluation.gaps_s)),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(runs) for name, runs in by_seed.items()}),

@@ -89,6 +89,7 @@ _VALIDITIES = {
     "biased": "the estimate leans to one side at this sample size; compare only at the same n",
     "not a likelihood": "comparable within one family only",
     "metric": "a plain measurement",
+    "impossible": "the arm was not trained for it; the notes below say why",
 }
 
 

@@ -19,6 +19,8 @@ from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import (
     AT_MOST,
+    CANNOT,
+    CANNOT_CELL,
     MINUS,
     MISSING,
     arm_title,
@@ -339,6 +341,10 @@ def _score_cell(
     answer: Answer,
 ) -> Markup:
     score = arm.get("scores", {}).get(name)
+    if score and score.get("validity") == CANNOT:
+        return Markup('<td class="missing {}" data-arm="{}">{}</td>').format(
+            _column(arm), arm_title(arm), CANNOT_CELL
+        )
     if not score or score.get("value") is None:
         return Markup(
             '<td class="missing {}"><span aria-hidden="true">{}</span><span '

@@ -3,8 +3,10 @@ with SI prefixes.
 """
 
 import math
+from typing import Final
 
 from genlab.evaluate.entries import ControlEntry, DifferenceEntry, PlanEntry, ScoreEntry
+from genlab.evaluate.gaps import OF_GAPS
 from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
 from genlab.report.additions import RatedPair
@@ -43,7 +45,7 @@ _ARM_TITLES = {
     UNIGRAM: "Unigram",
     BIGRAM: "Bigram",
 }
-_TITLES = {metric.name: metric.title for metric in METRICS} | {
+_TITLES = {metric.name: metric.title for metric in (*METRICS, *OF_GAPS)} | {
     "content": "Content error",  # results of early versions
     "network_calls": "Network calls, ratio",
     "flops": "Sampling FLOPs, ratio",
@@ -52,6 +54,8 @@ _TITLES = {metric.name: metric.title for metric in METRICS} | {
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+CANNOT: Final = "impossible"  # the validity of a score that an arm cannot have
+CANNOT_CELL: Final = "cannot"  # in its place; its note says why
 AT_MOST = "\N{LESS-THAN OR EQUAL TO} "
 
 
@@ -107,6 +111,8 @@ def format_score(score: ScoreEntry | None, decimals: int | None = None) -> str:
     """
     if not score:
         return ""
+    if score.get("validity") == CANNOT:
+        return CANNOT_CELL
     bound = AT_MOST if score.get("validity") == "upper bound" else ""
     return f"{bound}{format_interval(score, decimals=decimals)}"
 

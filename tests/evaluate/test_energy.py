@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from walk_toys import WalkStore
 
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig, ARSampler
@@ -18,10 +19,11 @@ from genlab.evaluate.controls import prefix_swap
 from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
 from genlab.evaluate.scores import clip_means
 from genlab.experiment import Arm, DecoderRun, TokenData
-from genlab.forecasts.draws import BATCH_CLIPS, BlockEnergy
+from genlab.forecasts.draws import BlockEnergy
+from genlab.forecasts.prompted import BATCH_CLIPS
 from genlab.forecasts.swap import swap_partners
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import Cond, SampleOut, Tokens, make_tokens
+from genlab.tokens import SampleOut, make_tokens
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)
 NUM_FRAMES, BLOCK_FRAMES = 40, round(BLOCK_S * 50)
@@ -126,27 +128,17 @@ KEEPS = 0.9
 CHANNELS = 4
 
 
-class Walks:
-    """A token store of walks: x(t) = 0.9 x(t - 1) + noise, of unit variance, in every channel."""
-
-    info = SimpleNamespace(spec=SimpleNamespace(frame_hz=50.0))
+class Walks(WalkStore):
+    """Walks: x(t) = 0.9 x(t - 1) + noise, of unit variance, in every channel."""
 
     def __init__(self, num_clips):
         rng = np.random.default_rng(0)
-        self.latents = np.zeros((num_clips, NUM_FRAMES, CHANNELS), np.float32)
-        self.latents[:, 0] = rng.normal(size=(num_clips, CHANNELS))
+        latents = np.zeros((num_clips, NUM_FRAMES, CHANNELS), np.float32)
+        latents[:, 0] = rng.normal(size=(num_clips, CHANNELS))
         for t in range(1, NUM_FRAMES):
             noise = rng.normal(size=(num_clips, CHANNELS))
-            self.latents[:, t] = KEEPS * self.latents[:, t - 1] + (1 - KEEPS**2) ** 0.5 * noise
-        self.clips = [
-            SimpleNamespace(number=number, units=np.zeros(NUM_FRAMES, int))
-            for number in range(num_clips)
-        ]
-
-    def example(self, clip, num_frames):
-        """Return a clip and conditions that say nothing."""
-        cond = Cond(np.int32(0), np.zeros(1, np.int32), np.zeros(num_frames, np.int32), np.False_)
-        return Tokens(None, self.latents[clip.number], np.int32(num_frames)), cond
+            latents[:, t] = KEEPS * latents[:, t - 1] + (1 - KEEPS**2) ** 0.5 * noise
+        super().__init__(latents)
 
 
 def test_no_temperature_beats_the_true_law():
