@@ -71,7 +71,6 @@ class LoopSeam(Config):
         return [
             Metric(
                 name="loop_seam",
-                title="Rank of the loop's seam",
                 unit="share of jumps that are smaller",
                 direction="lower",
                 range=(0.0, 1.0),
