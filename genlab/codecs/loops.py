@@ -17,14 +17,14 @@ CONTEXT_S = 0.5
 """What is heard on either side of a loop; more than any codec here looks back or ahead."""
 
 View = Shaped[np.ndarray, "t _"]
-Wave = Float[np.ndarray, "s *c"]
+Heard = Float[np.ndarray, "s *c"]
 
 
 def decode_loops(
-    decode: Callable[[Sequence[View]], Sequence[Wave]],
+    decode: Callable[[Sequence[View]], Sequence[Heard]],
     views: Sequence[View],
     codec: FrozenCodec,
-) -> list[Wave]:
+) -> list[Heard]:
     """Return the wave of each loop, as long as its frames.
 
     Args:
