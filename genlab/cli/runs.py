@@ -155,7 +155,18 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
         raise GenlabError(name_arms(run, Path(arguments.config)))
     run = _load(arguments, DecoderRun)
     run_dir, out = Path(arguments.config), arguments.out
-    lines = sample_run(run, run_dir, out, arguments.prompts, arguments.seed, keep, by_hand)
+    if arguments.endless is not None:
+        from genlab.studies.endless import play_endless
+
+        # Neither means anything here: there is no clip to keep a part of, nor one to be as long as.
+        if keep is not None or arguments.seconds is not None:
+            raise GenlabError(
+                "--endless: nothing is kept and it has no other length; leave out "
+                "--keep and --seconds"
+            )
+        lines = play_endless(run, run_dir, out, arguments.endless, arguments.seed, by_hand)
+    else:
+        lines = sample_run(run, run_dir, out, arguments.prompts, arguments.seed, keep, by_hand)
     print("\n".join(lines))
     return 0
 

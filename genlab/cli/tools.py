@@ -220,3 +220,9 @@ def takes_conditions(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seconds", type=float, help="how long every sample is (default: as long as its clip)"
     )
+    command.add_argument(
+        "--endless",
+        type=float,
+        metavar="SECONDS",
+        help="one clip instead, made chunk by chunk for so many seconds, in flat memory",
+    )
