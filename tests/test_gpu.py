@@ -5,6 +5,7 @@ jax checks the shapes of cuDNN's calls while it lowers them. What XLA and cuDNN 
 GPU can tell.
 """
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,9 @@ def cudnn_is_there(monkeypatch):
 
 
 def plan(arm, *overrides):
-    config = load_experiment(str(ROOT / "configs/scale/scale_30m.py"), (*SMALL, *overrides))
+    given = {override.split("=")[0] for override in overrides}
+    small = [each for each in SMALL if each.split("=")[0] not in given]
+    config = load_experiment(str(ROOT / "configs/scale/scale_30m.py"), (*small, *overrides))
     mesh = make_mesh(ShardingConfig(), jax.devices()[:1])
     return CompilePlan(
         config.run(arm, 0, 10), find_topology("v5e-1"), mesh, *_token_shape(config.data, "text")
@@ -104,6 +107,26 @@ def test_samplers_hold_nothing_for_other_machines(arm):
     called = custom_calls(draw, weights, cond, tokens.num_frames, key)
     # Autoregression reads a cache, frame by frame, for which plain products serve.
     assert called == (set() if arm == "ar" else {"__cudnn$fmhaScaleBiasSoftmax"})
+
+
+def test_every_mixer_and_experts_are_lowered():
+    """One layer of each; state spaces, windows and experts are products that XLA has itself."""
+    kinds = ("attention", "gqa", "mla", "window", "s4d", "mamba2", "dilated")
+    mixers = [{"kind": kind} for kind in kinds]
+    mixers[kinds.index("window")] |= {"frames": 64, "sinks": True}
+    planned = plan(
+        "ar",
+        f"backbone.mixer={json.dumps(mixers)}",
+        f"backbone.layers={len(kinds)}",
+        "backbone.ffn.kind=experts",
+        "condition.route=cross",
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    optim = planned.run.optim
+    graph, state = jax.eval_shape(partial(create_state, build_abstract(planned), optim, 10), key)
+    batch = without_placement(abstract_batch(planned, 4))
+    called = custom_calls(make_update(graph, optim, 10), state, batch, key)
+    assert called == {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
 
 
 @pytest.mark.parametrize(("is_causal", "prefix"), [(False, 0), (True, 0), (True, 100)])
