@@ -95,8 +95,7 @@ def sweep() -> Sweep:
             "Listeners prefer it: nobody was asked.",
         ),
         looks=(
-            "Before this page was written nobody had compared S4D and attention on speech; that each of them "
-            "learns is tested on clips that repeat themselves.",
+            "Before this page was written nobody had compared S4D and attention on speech.",
             "Weights and rates are chosen on validation; nobody has seen these prompts, and none of "
             "their texts is held out by the corpora of seeds 0, 1 and 2.",
         ),

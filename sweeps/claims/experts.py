@@ -65,8 +65,7 @@ def sweep() -> Sweep:
             "Seconds per update, in which experts lose where their products are small.",
         ),
         looks=(
-            "Before this page was written nobody had compared experts and dense parts on speech; that each of them "
-            "learns is tested on clips that repeat themselves.",
+            "Before this page was written nobody had compared experts and dense parts on speech.",
             "Weights and rates are chosen on validation; nobody has seen these prompts, and none of "
             "their texts is held out by the corpora of seed 0.",
         ),

@@ -101,8 +101,7 @@ def sweep() -> Sweep:
             "drawn at once.",
         ),
         looks=(
-            "Before this page was written nobody had compared these mixers on speech; that each of them "
-            "learns is tested on clips that repeat themselves.",
+            "Before this page was written nobody had compared these mixers on speech.",
             "Weights and rates are chosen on validation; nobody has seen these prompts, and none of "
             "their texts is held out by the corpora of seed 0.",
         ),

@@ -87,8 +87,7 @@ def sweep() -> Sweep:
             "Streams of millions of frames: the longest clips last four seconds.",
         ),
         looks=(
-            "Before this page was written nobody had compared windows and sinks on speech; that each of them "
-            "learns is tested on clips that repeat themselves.",
+            "Before this page was written nobody had compared windows and sinks on speech.",
             "Weights and rates are chosen on validation; nobody has seen these prompts, and none of "
             "their texts is held out by the corpora of seed 0.",
         ),
