@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import GenlabError
 from genlab.decoders.task import SamplerConfig
-from genlab.tokens import Cond, Decoder, Prompt, TokenSpec, make_tokens
+from genlab.tokens import Cond, Decoder, Prompt, TokenSpec, make_tokens, read_codes, read_latents
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ def stream_forever(
             make_tokens(**{model.reads: given}, num_frames=num_frames), jnp.tile(is_known, (b, 1))
         )
         out = model.sample(cond, num_frames=num_frames, key=key, sampler=sampler, prompt=prompt)
-        return out.tokens.codes if model.reads == "codes" else out.tokens.latents
+        return read_codes(out.tokens) if model.reads == "codes" else read_latents(out.tokens)
 
     context, number = None, 0
     while True:
