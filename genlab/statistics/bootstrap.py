@@ -142,6 +142,8 @@ def bootstrap_statistic(
                 samples,
                 resampled,
                 n_resamples=0,
+                # Each clip left out once: all at a time would be clips x clips numbers.
+                batch=_batch(cells or num_clips, num_clips),
                 confidence_level=CONFIDENCE,
                 vectorized=True,
                 axis=-1,

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -205,3 +206,17 @@ def test_a_pair_is_two_values_of_one_clip():
         GenlabError, match="a and b: 9 and 1 values, expected those of the same clips"
     ):
         paired_difference(np.zeros(9), np.zeros(1))
+
+
+def test_memory_of_an_interval_does_not_grow_with_the_square_of_the_clips(monkeypatch):
+    values = np.random.default_rng(0).exponential(size=5000)
+    tracemalloc.start()
+    try:
+        whole = bootstrap_mean(values)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Leaving out each clip once takes 5000 x 5000 places, and their values: 400 MB.
+    assert peak < 300e6, f"{peak / 1e6:.0f} MB"
+    monkeypatch.setattr("genlab.statistics.bootstrap.MAX_CELLS", 50_000)
+    assert bootstrap_mean(values)[:4] == whole[:4], "nor does an interval depend on the batches"
