@@ -174,7 +174,7 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
         PlannedStore(manifest, codec, units) if planned else config.data.open(progress, parts=parts)
     )
     budgets = solve_budget(config, store)
-    preflight.notes.extend(_note_epochs(budgets))
+    preflight.notes.extend(_note_epochs(budgets, holds_texts=planned))
     ratios, with_bits = {}, []
     for name, budget in budgets.items():
         run = config.run(name, config.seeds[0], budget.steps)
@@ -330,18 +330,22 @@ def hear_prompts(config: Comparison, manifest: Manifest, found: Preflight) -> Pr
     return found._replace(deciding=decides, notes=[*found.notes, *notes])
 
 
-def _note_epochs(budgets: dict[str, ArmBudget]) -> list[str]:
-    """Return what to say of arms that see every clip very often: repeated texts leave few of
-    them.
+def _note_epochs(budgets: dict[str, ArmBudget], *, holds_texts: bool) -> list[str]:
+    """Return what to say of arms that see every clip very often: where texts are held out, those
+    that repeat leave few clips.
     """
     often = {name: budget.epochs for name, budget in budgets.items() if budget.epochs > MANY_EPOCHS}
     if not often:
         return []
     told = ", ".join(f"{name} {epochs:,.0f}" for name, epochs in often.items())
+    dropped = (
+        " (those whose text is held out are dropped unless data.corpus.shared_texts=true)"
+        if holds_texts
+        else ""
+    )
     return [
         f"epochs: {told}: more than {MANY_EPOCHS} passes over the clips of training, which may be "
-        "learnt by heart; lower the budget, or train on more clips (those whose text is held out "
-        "are dropped unless data.corpus.shared_texts=true)"
+        f"learnt by heart; lower the budget, or train on more clips{dropped}"
     ]
 
 

@@ -211,10 +211,12 @@ def _explain_few(
             f"at least {FEWEST}; hold out more: {fraction}or more rows of that split "
             f"in the table of the corpus{elsewhere}"
         )
+    fitting = f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them"
+    if frames[-1] > frames[FEWEST - 1]:
+        fitting += f", {frames[-1]} fits all"
     return (
         f"prompts: {found} of {len(frames)} clips of split {split!r} have at most "
-        f"data.num_frames={data.num_frames} frames, expected at least {FEWEST}; "
-        f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, {frames[-1]} fits all"
+        f"data.num_frames={data.num_frames} frames, expected at least {FEWEST}; {fitting}"
     )
 
 

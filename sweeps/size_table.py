@@ -44,10 +44,10 @@ SPEAKERS = 1000
 RECORDS_PER_PART = 250_000
 HEADER = """# Size of the data
 
-Made by `python sweeps/size_table.py DIR docs/size.md 1000 10000 100000 1000000` on 2 cores that other work shared. Seconds are of
-processor time, which that moves less than wall clock. Clips are of one second, 12.5 frames/s, 8 codes a frame. Every size is measured in processes of its
-own; memory is the peak resident set, which counts mapped pages and what importing costs ({base:.0f} MB with an empty corpus). "Waiting" is the share of the
-wall clock that {steps} steps of {step_ms:.0f} ms spend on waiting for a batch of {batch}.
+Made by `python sweeps/size_table.py DIR docs/size.md {counts}` on 2 cores that other work shared. Seconds are
+CPU time, which other load affects less than wall clock, and examples per second are per second of CPU time. Clips are of one second, 12.5 frames/s, 8 codes a
+frame. Every size is measured in processes of its own; memory is the peak resident set, which counts mapped pages and what importing costs
+({base:.0f} MB with an empty corpus). "Waiting" is the share of the wall clock that {steps} steps of {step_ms:.0f} ms spend on waiting for a batch of {batch}.
 
 | clips | manifest: load | hash | memory | store: open | part files | memory | examples/s | waiting |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -68,8 +68,8 @@ Distances between sets hear 256 clips of each set, spread evenly, and say so. Te
 `listening/` all of them on pages of 50 that play the files of the run.
 """
 FOOTER = """
-Before, 1e6 clips cost 2.1 GB and 7 s to load the manifest, 17 s to hash it, 7,800 part files, and a list of all record numbers. An index is
-made once, when a corpus is built; until 65,536 rows all of them are read and hashed each time. Examples per second fell from 9,000 at 1e3 clips to 4,300
+Before there was an index, 1e6 clips cost 2.1 GB and 7 s to load the manifest, 17 s to hash it, 7,800 part files, and a list of all record numbers. An
+index is made once, when a corpus is built; below 65,536 rows every row is read and hashed each time. Examples per second fell from 9,000 at 1e3 clips to 4,300
 at 1e5 while records were asked for by a list of positions, for which ArrayRecord's reader makes a list per record of the part (0.12 ms at 100,000); a
 range of one record takes 3 us everywhere.
 
@@ -342,7 +342,13 @@ def main(work: Path, out: Path, counts: list[int]) -> None:
     kept = page.removeprefix(without_evaluation(page))
     write_corpus(work / "empty", 1)
     base = ask("measure_corpus", work / "empty")["peak_mb"]
-    header = HEADER.format(base=base, steps=STEPS, step_ms=STEP_S * 1e3, batch=BATCH)
+    header = HEADER.format(
+        counts=" ".join(map(str, counts)),
+        base=base,
+        steps=STEPS,
+        step_ms=STEP_S * 1e3,
+        batch=BATCH,
+    )
     for clips in counts:
         corpus, store = work / f"corpus-{clips}", work / f"store-{clips}"
         if not (corpus / "manifest.jsonl").exists():

@@ -121,7 +121,7 @@ def shown(text, place):
 
 def printed_steps(text):
     """Return the words of every command that was printed before the scripts."""
-    steps = text.split("\n\n", 1)[1].split("# install.sh")[0]
+    steps = text.split("# install.sh")[0]
     lines = [line for line in steps.splitlines() if line.startswith(("gcloud", "sky"))]
     return [tuple(shlex.split(line)) for line in lines]
 
@@ -315,7 +315,7 @@ def test_without_the_compiler_nothing_is_estimated(place, monkeypatch):
     [
         ({"zone": "us-west4"}, "--zone 'us-west4': expected a zone such as us-central1-a"),
         ({"zone": "US-WEST4-A"}, "--zone"),
-        ({"bucket": "s3://lab"}, "--bucket 's3://lab': expected gs://BUCKET"),
+        ({"bucket": "s3://lab"}, "--bucket 's3://lab': expected a bucket and perhaps a folder in it"),
         ({"bucket": "gs://lab/a b"}, "--bucket"),
         ({"bucket": "gs://lab/../x"}, "--bucket"),
         ({"bucket": "gs://elsewhere"}, "gs://elsewhere: no such bucket; run `gcloud storage"),

@@ -193,10 +193,12 @@ def test_what_decides_is_known_before_training(heard, measured, hypotheses, deci
 
 def test_many_passes_over_few_clips_are_noted():
     budgets = {"ar": SimpleNamespace(epochs=437.2), "masked": SimpleNamespace(epochs=50.0)}
-    [note] = preflight._note_epochs(budgets)
+    [note] = preflight._note_epochs(budgets, holds_texts=True)
     assert note.startswith("epochs: ar 437: more than 50 passes over the clips of training")
     assert note.endswith("are dropped unless data.corpus.shared_texts=true)")
-    assert preflight._note_epochs({"masked": budgets["masked"]}) == []
+    assert preflight._note_epochs({"masked": budgets["masked"]}, holds_texts=True) == []
+    [note] = preflight._note_epochs(budgets, holds_texts=False)
+    assert note.endswith("or train on more clips"), "tokens of one's own drop none for their text"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from genlab.launch.checks import (
     check_rental,
     describe_cost,
     estimate,
-    first_problem,
+    list_problems,
 )
 from genlab.launch.errand import Wishes, carry_out
 from genlab.launch.gcloud import GcloudRental
@@ -47,17 +47,17 @@ def launch(config: Comparison, arguments: argparse.Namespace) -> int:
     job.write()
     rental = _rent(rented, job, arguments)
     remote = RemoteRun(job.url)
+    # Before the checks, so that what has to be fixed stands last.
+    if not arguments.yes:
+        print(f"{describe_steps(rental)}\n", flush=True)
     findings, hours = _examine(rental, remote, arguments)
     for sign, text in findings:
         print(f"{sign} {text}", flush=True)
     print(f"-- {describe_cost(rented, price, hours)}")
-    problem = first_problem(findings)
+    if problems := list_problems(findings):
+        raise GenlabError(f"{'; '.join(problems)}; nothing was started")
     if not arguments.yes:
-        print(f"\n{describe_steps(rental)}", flush=True)
-    if problem:
-        raise GenlabError(f"{problem}; nothing was started")
-    if not arguments.yes:
-        print("\nnothing was started; add --yes to carry out these steps")
+        print("nothing was started; add --yes to carry out these steps")
         return 0
     hourly = None if price is None else price * rented.chips
     wishes = Wishes(arguments.attempts, arguments.keep, hourly)
@@ -96,7 +96,7 @@ def _examine(
     findings = [*check_rental(rental), *check_place(remote, job), *check_data(job)]
     if arguments.no_estimate:
         return [*findings, ("--", "memory and steps: not estimated, as --no-estimate says")], None
-    if first_problem(findings):  # minutes of compiling would only put off what is wrong
+    if list_problems(findings):  # minutes of compiling would only put off what is wrong
         return [*findings, ("--", "memory and steps: not estimated, since a check failed")], None
     more, hours = estimate(job, rental.rented)
     return [*findings, *more], hours

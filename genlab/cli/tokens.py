@@ -39,8 +39,8 @@ def act_on_words(arguments: argparse.Namespace) -> bool:
 
 
 def _is_token_directory(path: str) -> bool:
-    """Return whether somebody's tokens are there, and not a config."""
-    return (Path(path) / SPEC_NAME).exists()
+    """Return whether somebody's tokens are there, and not a config; a bucket holds no config."""
+    return "://" in path or (Path(path) / SPEC_NAME).exists()
 
 
 def _import(words: list[str]) -> None:

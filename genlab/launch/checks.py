@@ -151,6 +151,6 @@ def describe_cost(rented: Slice, price: float | None, hours: float | None) -> st
     return f"{text}; at least {hourly * hours:.2f} for the {least} of updates"
 
 
-def first_problem(findings: Sequence[Finding]) -> str:
-    """Return the first finding that stops the errand, "" if none does."""
-    return next((text for sign, text in findings if sign == "!!"), "")
+def list_problems(findings: Sequence[Finding]) -> list[str]:
+    """Return the findings that stop the errand."""
+    return [text for sign, text in findings if sign == "!!"]

@@ -68,6 +68,7 @@ class GcloudRental(Rental):
         if project in ("", "(unset)"):
             text = "no project is set; run `gcloud config set project PROJECT`, or add --project"
             yield "!!", text
+            yield "--", f"zone {self.rented.zone}: not checked, since no project is set"
             return
         yield "ok", f"project {project}"
         # Both ask the TPU API, so they also show whether it is on and this account may use it.

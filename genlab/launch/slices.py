@@ -90,7 +90,7 @@ def check_bucket(url: str) -> str:
     is_right = url.startswith(SCHEME) and _BUCKET.fullmatch(bucket)
     if not is_right or (prefix and not _PREFIX.fullmatch(prefix)):
         raise GenlabError(
-            f"--bucket {shorten(url)}: expected gs://BUCKET or gs://BUCKET/PREFIX, of letters, "
-            "digits, '-', '_' and '.'"
+            f"--bucket {shorten(url)}: expected a bucket and perhaps a folder in it, for example "
+            "gs://my-runs/first; small letters, digits, '-', '_' and '.' name a bucket"
         )
     return url.rstrip("/")

@@ -8,6 +8,7 @@ bucket (in_bucket.py).
 """
 
 import contextlib
+import logging
 import mimetypes
 import os
 import shutil
@@ -127,6 +128,8 @@ def open_bucket() -> Any:
     import fsspec
     from fsspec.config import conf
 
+    # Its log repeats a failure with tens of lines of traceback; `told` says it in one.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # A listing that is remembered misses what TensorStore and other hosts wrote; this also holds
     # for etils' own use.
     conf.setdefault("gcs", {})["use_listings_cache"] = False

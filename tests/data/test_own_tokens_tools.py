@@ -130,6 +130,9 @@ def test_wrong_words_are_refused(tmp_path, capsys, monkeypatch):
         (["export", "nothing", "out"], "nothing"),
         (["exprt", "tokens", "out"], "did you mean 'export tokens'?"),
         (["check", "tokens"], "index.jsonl:1: "),
+        (["check", "gs://lab/tokens"], "expected a directory on this disk; copy the tokens here"),
+        (["import", "gs://lab/tokens"], "tokens 'gs:/lab/tokens': expected a directory on this"),
+        (["own_tokens", "data.tokens=gs://lab/tokens"], "expected a directory on this disk"),
     ):
         assert main(["data", *words]) == 2
         captured = capsys.readouterr()

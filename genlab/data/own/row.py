@@ -125,6 +125,6 @@ def check_codes(
         frame, level = np.argwhere((values < 0) | (values >= spec.entries))[0]
         raise GenlabError(
             f"{where}: code {values[frame, level]} at frame {frame}, codebook {level}: expected 0 "
-            f"to {spec.entries - 1}, as entries in tokens.json says; {FIX}"
+            f"to {spec.entries - 1}, as entries in tokens.json says; correct its codes"
         )
     return np.asarray(values, np.int32)

@@ -5,6 +5,7 @@ and a score need to know about the tokens is here, so neither a codec nor audio 
 """
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,13 @@ def read_spec(directory: Path) -> OwnSpec:
     Raises:
         GenlabError: if there is no such directory or no `tokens.json` in it, or it is wrong.
     """
+    shown = shorten(str(directory))
+    if re.match(r"\w{2,}:/", str(directory)):  # a path has lost one of the two slashes
+        raise GenlabError(
+            f"tokens {shown}: expected a directory on this disk; copy the tokens here first, for "
+            "example by gcloud storage cp -r"
+        )
     if not directory.is_dir():
-        shown = shorten(str(directory))
         raise GenlabError(
             f"tokens {shown}: no such directory{near_folder(str(directory))}; expected one "
             f"with {SPEC_NAME} (docs/tokens.md in the repository)"

@@ -49,14 +49,15 @@ class TokenReport(NamedTuple):
             f"codebooks of {spec.entries} entries"
         ]
         for split, lengths in sorted(self.frames.items()):
-            said = count_of(len(self.texts[split]), "text")
+            said = count_of(len(self.texts[split]), "text") if self.texts[split] else "no texts"
             lines.append(
                 f"  {split}: {count_of(len(lengths), 'clip')}, {sum(lengths) / rate / 60:.1f} min, "
                 f"{said}"
             )
         # A clip longer than an example is cut, and no prompt: lengths decide data.num_frames.
         least, middle, most = np.percentile(every, [0, 50, 100])
-        lines.append(f"  frames of a clip: {least:g} to {most:g}, half have at most {middle:g}")
+        span = f"{least:g} to {most:g}, half have at most {middle:g}"
+        lines.append(f"  frames of a clip: {span if least < most else f'{least:g} in all'}")
         for level, (used, bits) in enumerate(zip((self.counts > 0).sum(axis=1), self.entropies())):
             lines.append(
                 f"  codebook {level}: {used} of {spec.entries} entries occur, {bits:.2f} bits by "

@@ -64,8 +64,12 @@ def run_pack(
         if step.name == "machine":
             _require_accelerator(record, size)
     write_atomically(report, format_report(record.content))
+    open_steps = [step.name for step in steps if not record.is_done(step.name)]
+    if open_steps:
+        told = f"{len(open_steps)} of {len(steps)} steps are not done: {', '.join(open_steps)}"
+        tell(f"{told}; the same command asks them")
     tell(f"{record.path} and {report} are what to send back")
-    if not all(record.is_done(step.name) for step in steps):
+    if open_steps:
         wrong = [step.name for step in steps if record.in_state(step.name, "failed")]
         return EXIT_FAILED if wrong and not _is_short(record, steps) else EXIT_RESUME
     rows = (entry for kept in record.content["steps"].values() for entry in kept["cases"].values())
