@@ -170,7 +170,9 @@ def _measure(
     product = workload.product
     # The product is never right after the peer, whose threads still spin for a while: one round
     # ends where the next begins.
-    sides = {} if product is None else {"product": product.run}
+    sides: dict[str, Callable[[], object]] = {}
+    if product is not None:
+        sides["product"] = product.run
     sides["ours"] = workload.run
     if peer is not None:
         sides["peer"] = peer.run
