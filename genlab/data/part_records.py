@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 THREADS = 16  # that ask parts for their number of records: in a bucket each waits for an answer
 # Records are read in any order, so nothing behind one of them is worth having.

@@ -95,5 +95,8 @@ def single_threaded_blas(function: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def _find_thread_pools() -> threadpoolctl.ThreadpoolController:
-    # it searches all loaded libraries, which takes tens of milliseconds
+    # It searches all loaded libraries, which takes tens of ms; both of these bring a BLAS.
+    import numpy.linalg  # noqa: F401
+    import scipy.linalg  # noqa: F401
+
     return threadpoolctl.ThreadpoolController()
