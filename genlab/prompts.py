@@ -211,6 +211,7 @@ def _explain_few(
             f"at least {FEWEST}; hold out more: {fraction}or more rows of that split "
             f"in the table of the corpus{elsewhere}"
         )
+    # Where clips are equally long, what fits the fewest that are needed fits all.
     fitting = f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them"
     if frames[-1] > frames[FEWEST - 1]:
         fitting += f", {frames[-1]} fits all"
