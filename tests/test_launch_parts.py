@@ -48,7 +48,7 @@ class Notes(list):
 class Rental:
     """A slice that is deleted by `end`, which does what it is told first."""
 
-    end_command = "gcloud delete"
+    end_command, holds = "gcloud delete", True
 
     def __init__(self, first=lambda: None):
         self.job = type("Job", (), {"machine": "genlab-toy"})

@@ -9,11 +9,12 @@ from genlab.data.own.export import export_store
 from genlab.data.own.labels import describe_labels, read_labels
 from genlab.data.own.source import TokenFiles
 from genlab.data.own.spec import SPEC_NAME
-from genlab.data.own.statistics import inspect_tokens
+from genlab.data.own.statistics import inspect_tokens, is_picture
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
 from genlab.load import load_experiment
 from genlab.run.cache import cache_root
+from genlab.run.ownership import refuse_to_replace
 from genlab.run.stored import write_whole
 from genlab.watch.progress import Progress
 
@@ -67,6 +68,8 @@ def _describe_labels(store: TokenStore) -> list[str]:
 
 def _check(path: str, picture: Path | None) -> None:
     """Read every clip of a directory of tokens, and print what is in it."""
+    if picture is not None:
+        refuse_to_replace(picture, is_picture(picture))
     with Progress() as progress:
         found = inspect_tokens(TokenFiles(Path(path)), progress)
     print("\n".join([f"{path}: every row is as it should be", *found.lines()]))

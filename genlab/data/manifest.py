@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import re
+import tokenize
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
@@ -195,6 +196,14 @@ def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:
     return values
 
 
+# What numpy raises for a file that is damaged, or whose header was written by somebody who wishes
+# harm: its parser of Python literals, and shapes that no memory holds.
+UNREADABLE_ARRAY = (
+    *(OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError),
+    *(tokenize.TokenError, zipfile.BadZipFile),
+)
+
+
 def load_array(path: Path, *, fix: str, is_mapped: bool = False) -> Shaped[np.ndarray, "..."]:
     """Return the array in a .npy file of numbers; an archive of arrays or pickled objects are none.
 
@@ -219,7 +228,7 @@ def _load_numbers(
 ) -> Shaped[np.ndarray, "..."]:
     try:
         values = np.load(source, mmap_mode=mapped, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
+    except UNREADABLE_ARRAY as error:
         reason = " ".join((str(error) or type(error).__name__).split())
         raise GenlabError(f"{where}: damaged: {reason:.80}; {fix}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":

@@ -7,6 +7,7 @@ deletes it is printed. The run itself lies in the bucket and resumes.
 """
 
 import contextlib
+import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from genlab.launch.remote import RemoteRun
 from genlab.launch.rental import Rental, Sight
 from genlab.launch.tool import ToolError
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK, EXIT_RESUME, Terminated
+from genlab.run.ownership import check_is_ours
 from genlab.run.status import heartbeat_age_s
 from genlab.watch.progress import Progress
 
@@ -68,18 +70,28 @@ def carry_out(
         Preempted: if no slice lived long enough.
         GenlabError: if the cloud refuses; the slice is deleted in each of these cases.
     """
+    check_is_ours(out)  # before a slice is paid for
     with _giving_back(rental, wishes, progress):
         sight = _run(rental, remote, wishes, progress)
         if sight.code != EXIT_OK:
             log = rental.last_words()
             text = f"the comparison ended with exit code {sight.code} on the slice"
-            if log:
-                place = out.parent / "host0.log"
-                place.write_text(log, encoding="utf-8")
+            if log.strip():
+                place = _keep_log(log, out.parent)
                 text += f": {one_line(log.strip().splitlines()[-1], 200)}; more in {place}"
             raise JobFailed(text, sight.code or EXIT_FAILED)
         progress.note(f"pulling {rental.job.url}")
         return remote.pull(out)
+
+
+def _keep_log(log: str, folder: Path) -> Path:
+    """Write the log of the first host under a name that is free, and return it."""
+    for number in itertools.count(1):
+        place = folder / ("host0.log" if number == 1 else f"host0-{number}.log")
+        with contextlib.suppress(FileExistsError), place.open("x", encoding="utf-8") as file:
+            file.write(log)
+            return place
+    raise AssertionError("a count without an end")
 
 
 def _run(rental: Rental, remote: RemoteRun, wishes: Wishes, progress: Progress) -> Sight:
@@ -147,7 +159,9 @@ def _giving_back(rental: Rental, wishes: Wishes, progress: Progress) -> Iterator
         raise
     finally:
         hours = (monotonic() - began) / 3600
-        if keep:
+        if not rental.holds:
+            progress.note(f"{rental.job.machine}: not deleted, since it is not of this errand")
+        elif keep:
             progress.note(
                 f"kept, and billed until you delete it: {rental.end_command} "
                 f"({wishes.spent(hours)} so far)"

@@ -113,7 +113,7 @@ class GcloudRental(Rental):
         if state is None:
             kind = "spot" if self.rented.is_spot else "on-demand"
             say(f"{self.job.machine}: asking for {self.rented.accelerator}, {kind}")
-            call_tool(self._create(), REQUESTS_S)
+            self._ask()
         self._wait(say)
         # Its source must not be replaced under a job that runs.
         if "running" in SIGHT.findall(self._reach(self._ssh(self._look), ASKS_S)):
@@ -124,6 +124,19 @@ class GcloudRental(Rental):
         self._reach(self._ssh(self._install), INSTALLS_S)
         self._reach(self._ssh(self._start), ASKS_S)
         say(f"{self.job.machine}: started; its run directory is {self.job.url}")
+
+    def _ask(self) -> None:
+        """Ask for the slice; one that appeared since it was looked for is somebody else's."""
+        try:
+            call_tool(self._create(), REQUESTS_S)
+        except ToolError as error:
+            self.holds = not error.is_already_there
+            if self.holds:  # it may have been made although the call failed
+                raise
+            raise GenlabError(
+                f"{self.job.machine}: somebody asked for it just now and it is left alone; give "
+                "the same command again to follow its run"
+            ) from None
 
     def look(self) -> Sight:
         """Return running until every host has an exit code; a lost job is started again."""
@@ -140,7 +153,7 @@ class GcloudRental(Rental):
             return Sight("ended", EXIT_FAILED)
         if not words or "running" in words:
             return Sight("running")
-        codes = [int(word) for word in words]
+        codes = [min(int(word), 255) for word in words]  # a shell takes 256 for 0
         return Sight("ended", max(codes, key=lambda code: code != EXIT_OK))
 
     def last_words(self) -> str:

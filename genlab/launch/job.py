@@ -28,7 +28,7 @@ from genlab.sweeps.executors import names_in
 ARCHIVE = "genlab_source.tar.gz"
 SCRIPTS = "genlab_launch"  # a folder in the archive
 # Words that a host prints about its job; all else that ssh prints is left unread.
-SIGHT = re.compile(r"^genlab-job: (running|gone|\d+)$", re.MULTILINE)
+SIGHT = re.compile(r"^genlab-job: (running|gone|[0-9]{1,3})$", re.MULTILINE)
 # How often a host starts a command again that asked for it; then the exit code is for a person.
 STARTS = 20
 _NOT_SOURCE = {".git", ".venv", ".genlab_cache", "__pycache__", "build", "runs", "site"}

@@ -20,6 +20,7 @@ from genlab.run.bucket import is_mirrored
 from genlab.run.names import inside
 from genlab.run.ownership import check_is_ours
 from genlab.run.shared import SCHEME, open_bucket, put, told
+from genlab.run.stored import partial_path
 
 REPORT = "report.html"
 STATUS = "status.json"
@@ -90,7 +91,7 @@ class RemoteRun:
             GenlabError: if the bucket cannot be read, or somebody else's files are there.
         """
         check_is_ours(folder)
-        fresh = folder.with_name(f".{folder.name}.fetched")
+        fresh = partial_path(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         start = len(self.url.removeprefix(SCHEME)) + 1
         with told(self.url, "read"):

@@ -42,6 +42,7 @@ class Rental(abc.ABC):
 
     def __init__(self, rented: Slice, job: Job):
         self.rented, self.job = rented, job
+        self.holds = True  # False: the slice is another errand's, which this one must not delete
 
     @abc.abstractmethod
     def steps(self) -> Sequence[Step]:

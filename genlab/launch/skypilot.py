@@ -73,6 +73,8 @@ class SkyRental(Rental):
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise GenlabError(f"{path}: {error.strerror}; expected SkyPilot's task") from None
+        except UnicodeDecodeError:
+            raise GenlabError(f"{path}: no text in UTF-8; expected SkyPilot's task") from None
         for name, line in _LINES.items():
             text, count = re.subn(rf"(?m)^ +{name}:.*$", line.format(**values), text)
             if count != 1:

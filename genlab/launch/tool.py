@@ -7,6 +7,7 @@ the usual reasons: quota, no capacity, no permission, an API that is off, nobody
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -75,9 +76,15 @@ class ToolError(GenlabError):
 
     @property
     def is_not_found(self) -> bool:
-        """Whether the tool says that what was named does not exist."""
-        said = self.said.lower()
-        return "not_found" in said or "not found" in said or "no matching" in said
+        """Whether the service says that the resource does not exist. Only its code counts: a file
+        of credentials may be "not found" too, and a slice that is taken for deleted stays billed.
+        """
+        return re.search(r"\bNOT_FOUND\b", self.said) is not None
+
+    @property
+    def is_already_there(self) -> bool:
+        """Whether the service says that a resource of this name exists."""
+        return re.search(r"\bALREADY_EXISTS\b", self.said) is not None
 
 
 def find_fix(said: str) -> str:

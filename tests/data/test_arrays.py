@@ -38,6 +38,13 @@ def archive(bomb):
 
 HUGE = b"(1" + b"0" * 15 + b",)"
 
+
+def npy_of(header):
+    """Return a .npy file with this text for its header, and a few numbers."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)
+
+
 HOSTILE = {
     "objects": lambda bomb: npy(np.array([bomb], object), allow_pickle=True),
     "pickle": lambda bomb: pickle.dumps(bomb),
@@ -49,6 +56,14 @@ HOSTILE = {
     "a shape beyond all memory": lambda bomb: npy(np.zeros(3)).replace(
         b"(3,)", b"(1" + b"0" * 15 + b",)"
     ),
+    "a shape of no numbers": lambda bomb: npy_of(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 3)}"
+    ),
+    "a shape of 300 digits": lambda bomb: npy_of(
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 300},)}}"
+    ),
+    "a list as a key": lambda bomb: npy_of("{[]: 1}"),
+    "a string without an end": lambda bomb: npy_of("\t{'a"),
     "half a header": lambda bomb: npy(np.zeros(3))[:20],
     "nothing": lambda bomb: b"",
 }

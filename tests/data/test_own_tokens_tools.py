@@ -138,3 +138,33 @@ def test_wrong_words_are_refused(tmp_path, capsys, monkeypatch):
         captured = capsys.readouterr()
         assert said in captured.err and captured.err.count("\n") == 1, words
     assert not (tmp_path / "out").exists() and SPEC["entries"] == 16
+
+
+def test_a_picture_replaces_only_a_picture(tmp_path, capsys):
+    folder = write_arrays(tmp_path / "tokens", CLIPS)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "link.png").symlink_to(folder / "tokens.json")
+    for name in ("tokens/tokens.json", "link.png"):
+        assert main(["data", "check", str(folder), "--picture", str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    for _ in range(2):
+        assert main(["data", "check", str(folder), "--picture", str(tmp_path / "own.png")]) == 0
+
+
+def test_an_export_leaves_what_is_beside_it_and_nothing_half_written(tmp_path, monkeypatch):
+    store = draw_store(KnownEntropy(clips=8, clip_frames=12), tmp_path / "store")
+    mine = tmp_path / ".out.partial"
+    mine.mkdir()
+    (mine / "mine").write_text("mine")
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genlab.data.own.export._spec_of", fail)
+        with pytest.raises(KeyboardInterrupt):
+            export_store(store, tmp_path / "out", "npz", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"store", ".out.partial"}
+    assert export_store(store, tmp_path / "out", "npz", "") == store.num_clips
+    assert (mine / "mine").read_text() == "mine"

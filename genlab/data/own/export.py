@@ -23,6 +23,7 @@ from genlab.data.own.shards import RECORD_SUFFIX, add_member, npy_bytes, pack_re
 from genlab.data.own.spec import SPEC_NAME, OwnSpec
 from genlab.data.shards import Progress
 from genlab.data.store import VECTORS_NAME, TokenStore
+from genlab.run.stored import partial_path
 
 SHARD_CLIPS = 1000
 
@@ -49,9 +50,24 @@ def export_store(
     if kind == "parquet":
         load_pyarrow()  # refused before anything is written
     # Beside its place, so that a directory of this name is whole.
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(out)
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had this number
     partial.mkdir(parents=True)
+    try:
+        number = _write(store, partial, kind, codec, progress)
+        if os.path.lexists(out):  # os.replace would take the place of a link, or an empty folder
+            raise GenlabError(f"{out}: appeared meanwhile; export into another directory")
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return number
+
+
+def _write(
+    store: TokenStore, partial: Path, kind: str, codec: str, progress: Progress | None
+) -> int:
+    """Write all files of an export, `tokens.json` last, and return the number of clips."""
     number = 0
     for shard, clips in enumerate(_shards(store)):
         FORMATS[kind](partial, shard, clips)
@@ -65,7 +81,6 @@ def export_store(
         np.save(partial / VECTORS_NAME, vectors.astype(np.float32))
     spec = json.dumps(_spec_of(store, codec).to_dict(), indent=1)
     (partial / SPEC_NAME).write_text(spec + "\n", encoding="utf-8")
-    os.replace(partial, out)
     return number
 
 

@@ -6,6 +6,7 @@ whether a codebook is hardly used; what a model needs is less.
 """
 
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from genlab.data.text import has_symbols
 
 COLUMNS = 512  # of the picture; entries and frames beyond are folded or left out
 ROW_HEIGHT = 12  # of a codebook in the picture
+MAKER = "genlab tokens"  # in every picture, which the next one may then replace
+HEAD_BYTES = 200
 
 
 class TokenReport(NamedTuple):
@@ -96,14 +99,27 @@ class TokenReport(NamedTuple):
         clip, codebooks down.
         """
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
+        maker = PngInfo()
+        maker.add_text("Software", MAKER)
         use = np.log1p(_fold(self.counts))
         use /= max(float(use.max()), 1.0)
         codes = self.example[:COLUMNS].T / max(1, self.spec.entries - 1)
         parts = [_stretch(use), np.full((ROW_HEIGHT, COLUMNS), 255, np.uint8), _stretch(codes)]
         file = io.BytesIO()
-        Image.fromarray(np.concatenate(parts)).save(file, "PNG")
+        Image.fromarray(np.concatenate(parts)).save(file, "PNG", pnginfo=maker)
         return file.getvalue()
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is a picture that `TokenReport.picture` made."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith(b"\x89PNG") and MAKER.encode() in head
 
 
 def inspect_tokens(files: TokenFiles, progress: Progress | None = None) -> TokenReport:
