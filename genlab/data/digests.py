@@ -3,16 +3,17 @@ refused, not used.
 
 In: a directory that is whole except for one file. Out: `digests.json` beside its files, with the
 size and the SHA-256 of each and a digest of the table itself. Small files are compared when they
-are opened, audio and F0 when they are first read, and parts of a token store by size, since each of
-their records carries a checksum of its own; `genlab data check` reads every byte. A directory of a
-version that wrote no digests is opened as before, unchecked.
+are opened, audio and F0 when they are first read, and parts of a token store by their size and
+their end, which holds the places of all records: each record carries a checksum of its own, but two
+parts that changed places do not. `genlab data check` reads every byte. A directory of a version
+that wrote no digests is opened as before, unchecked.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import pydantic
 from typing_extensions import TypedDict
@@ -23,7 +24,11 @@ from genlab.run.stored import OPEN, Count, DamagedError, read_stored, write_atom
 
 DIGESTS_NAME = "digests.json"
 MOST_SHOWN = 5
+END_BYTES = 2**16  # a block of a record file: its list of records lies in the last one
 Progress = Callable[[str, int, int], None]
+
+
+_Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 
 @pydantic.with_config(OPEN)
@@ -31,7 +36,7 @@ class FileDigest(TypedDict):
     """Size in bytes and SHA-256 in hex of one file."""
 
     bytes: Count
-    sha256: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
+    sha256: _Sha256
 
 
 @pydantic.with_config(OPEN)
@@ -39,15 +44,24 @@ class _Table(TypedDict):
     schema: Literal[1]
     files: dict[str, FileDigest]
     digest: str
+    ends: NotRequired[dict[str, _Sha256]]
+    """SHA-256 of the last bytes of files that are too large to be read when they are opened."""
 
 
 class Digests:
     """The digests of a finished directory; `fix` is what a refusal tells people to do."""
 
-    def __init__(self, directory: Path, files: Mapping[str, FileDigest], fix: str):
+    def __init__(
+        self,
+        directory: Path,
+        files: Mapping[str, FileDigest],
+        fix: str,
+        ends: Mapping[str, str] | None = None,
+    ):
         self.directory = directory
         self.files = files
         self._fix = fix
+        self._ends = ends or {}
         self._compared: set[str] = set()
 
     @classmethod
@@ -64,7 +78,7 @@ class Digests:
             return None
         if digest(table["files"]) != table["digest"]:
             raise DamagedError(f"{path}: damaged: its content does not match its own digest; {fix}")
-        return cls(directory, table["files"], fix)
+        return cls(directory, table["files"], fix, table.get("ends"))
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
@@ -103,19 +117,23 @@ class Digests:
             raise self._refusal(name, "its content does not match its digest")
         self._compared.add(name)
 
-    def compare_size(self, name: str) -> None:
-        """Compare the size of a large file.
+    def compare_end(self, name: str) -> None:
+        """Compare the size of a large file, and its end if the version that wrote it noted one.
 
         Raises:
-            DamagedError: if it is missing, or of another size.
+            DamagedError: if it is missing, of another size, or ends otherwise.
         """
         wanted = self._wanted(name)["bytes"]
+        path = self.directory / name
         try:
-            found = (self.directory / name).stat().st_size
+            found = path.stat().st_size
+            is_same = name not in self._ends or digest_end(path) == self._ends[name]
         except OSError as error:
             raise self._refusal(name, f"cannot be read ({error.strerror})") from None
         if found != wanted:
             raise self._refusal(name, f"expected {wanted} bytes, got {found}")
+        if not is_same:
+            raise self._refusal(name, "its end is not the one that was written")
 
     def find_damage(self, progress: Progress | None = None) -> list[str]:
         """Read every byte of every file; return a line per file that has changed."""
@@ -184,9 +202,13 @@ def rebuild(directory: Path | str) -> str:
     return f"delete {directory} and make it again with `genlab data CONFIG`"
 
 
-def write_digests(directory: Path, files: Mapping[str, FileDigest]) -> None:
+def write_digests(
+    directory: Path, files: Mapping[str, FileDigest], ends: Mapping[str, str] | None = None
+) -> None:
     """Write `digests.json`; what makes the directory whole is written after it."""
-    table = {"schema": 1, "files": files, "digest": digest(files)}
+    table = {"schema": 1, "files": files, "digest": digest(files)} | (
+        {"ends": ends} if ends else {}
+    )
     write_atomically(directory / DIGESTS_NAME, json.dumps(table, sort_keys=True))
 
 
@@ -200,6 +222,13 @@ def digest_file(path: Path) -> FileDigest:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         return FileDigest(bytes=file.tell(), sha256=found)
+
+
+def digest_end(path: Path) -> str:
+    """Return the SHA-256 of the last bytes of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def digest_text(text: str) -> FileDigest:

@@ -24,6 +24,7 @@ from genlab.data.bucket_records import READ_THREADS, BucketRecords
 from genlab.data.digests import (
     Digests,
     FileDigest,
+    digest_end,
     digest_file,
     digest_text,
     rebuild,
@@ -85,7 +86,8 @@ def finish_store(
     if (directory / VECTORS_NAME).exists():  # tokens without latents have none
         files[VECTORS_NAME] = digest_file(directory / VECTORS_NAME)
     files[INFO_NAME] = digest_text(text)
-    write_digests(directory, files)
+    ends = {path.name: digest_end(path) for path in part_paths(directory)}
+    write_digests(directory, files, ends)
     write_atomically(directory / INFO_NAME, text)
 
 
@@ -121,7 +123,7 @@ class TokenStore:
                     continue
                 if name.endswith(PART_SUFFIX):
                     # Large, and each of its records carries a checksum of its own.
-                    digests.compare_size(name)
+                    digests.compare_end(name)
                 else:
                     digests.compare(name)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):

@@ -158,6 +158,27 @@ def test_damaged_stores_without_digests_are_refused(copied):
     assert "0 records in 0 parts, expected 12" in refusal(copied)
 
 
+def test_parts_that_changed_places_are_refused(store, copied):
+    """Both are whole, of one size and of as many records: only their content tells them apart."""
+    whole = next(copied.glob("*.array_record"))
+    first, second = (copied / f"part-0000{number}.array_record" for number in range(2))
+    clips = [store.read_record(number) for number in range(12)]
+    whole.unlink()
+    write_part(first, clips[:6])
+    write_part(second, clips[6:])
+    finish_store(copied, store.info)
+    assert first.stat().st_size == second.stat().st_size
+    assert [TokenStore(copied).clip(number).id for number in (0, 6)] == [clips[0].id, clips[6].id]
+    first.rename(copied / "kept")
+    second.rename(first)
+    (copied / "kept").rename(second)
+    assert f"{first.name}: damaged: its end is not the one that was written" in refusal(copied)
+    # A version that noted no ends compared sizes alone, and its stores are opened.
+    table = json.loads((copied / "digests.json").read_text())
+    write_digests(copied, table["files"])
+    assert TokenStore(copied).clip(0).id == clips[6].id
+
+
 def test_frames_are_known_without_reading_clips(store, copied, monkeypatch):
     true = [len(store.clip(number).units) for number in range(12)]
     assert store.frames(range(12)).tolist() == true
