@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from jax.tree_util import GetAttrKey
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
@@ -27,19 +28,19 @@ AnyArray: TypeAlias = Array | np.ndarray  # own data need not be on a device yet
 class TokenSpec(Config):
     """The facts about a token space that decoders, budgets and reports need."""
 
-    sample_rate_hz: int
+    sample_rate_hz: int = pydantic.Field(gt=0, lt=2**31)
     """Sample rate of waves, in Hz."""
-    hop_samples: int
+    hop_samples: int = pydantic.Field(gt=0, lt=2**31)
     """Samples per frame."""
-    codebooks: int
+    codebooks: int = pydantic.Field(ge=0, le=256)
     """Codes per frame, coarse to fine."""
-    entries: int
+    entries: int = pydantic.Field(ge=0, lt=2**31)
     """Entries of each codebook."""
-    latent_channels: int
+    latent_channels: int = pydantic.Field(ge=0, le=65_536)
     """Channels of a frame's latent."""
     causal: bool = False
     """Whether a frame depends on no later sample, so that decoding can stream."""
-    side_channels: int = 0
+    side_channels: int = pydantic.Field(default=0, ge=0, le=65_536)
     """Numbers per utterance that the codec's decoder reads in addition to the frames."""
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -119,6 +120,39 @@ def test_a_config_of_another_model_is_refused_with_its_digest_mended(trained, tm
     (folder / "model.json").write_text(json.dumps(facts))
     with pytest.raises(GenlabError, match=r"tensor .*(missing|shape)"):
         load_package(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("spec.codebooks", -1, "codebooks: "),
+        ("spec.codebooks", 2**40, "codebooks: "),
+        ("spec.entries", -1, "entries: "),
+        ("spec.latent_channels", 2**31, "latent_channels: "),
+        ("spec.hop_samples", 0, "hop_samples: "),
+        ("spec.sample_rate_hz", -16_000, "sample_rate_hz: "),
+        ("spec.side_channels", -1, "side_channels: "),
+        ("num_frames", 2**62, "num_frames=4611686018427387904, but config.json says 16"),
+        ("num_frames", 8, "num_frames=8, but config.json says 16"),
+        ("num_symbols", 2**40, "num_symbols"),
+        ("step", 1, "step=1, but config.json says 2"),
+        ("format", 10**400, "format"),
+        ("vocab.num_speakers", True, "num_speakers"),
+    ],
+)
+def test_numbers_that_no_export_writes_are_refused(trained, place, value, message, tmp_path):
+    folder = tmp_path / "odd"
+    shutil.copytree(trained["ar"].folder, folder)
+    facts = json.loads((folder / "model.json").read_text())
+    *outer, last = place.split(".")
+    inner = facts
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    (folder / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(GenlabError, match=rf"model\.json: .*{re.escape(message)}") as refused:
+        load_package(folder)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
 
 
 def test_export_writes_all_or_nothing_and_replaces_nothing(trained, tmp_path, monkeypatch):

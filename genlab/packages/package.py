@@ -63,7 +63,7 @@ class PackageFacts(TypedDict):
     spec: dict[str, JsonValue]
     vocab: dict[str, JsonValue]
     num_frames: Count
-    num_symbols: Count
+    num_symbols: Annotated[int, pydantic.Field(ge=0, le=2**20)]
     step: Count
     files: dict[str, _Sha256]
     """The digests of config.json and inputs.json; that of the weights is `sha256`."""
@@ -275,6 +275,15 @@ def _task_of(run: DecoderRun, facts: PackageFacts, folder: Path) -> Task:
         vocab = CondVocab.from_dict(facts["vocab"])
     except GenlabError as error:
         raise GenlabError(f"{folder / FACTS}: {error}; {FIX}") from None
+    # Beside the weights, the config alone says how long a training example is.
+    for name, found, expected in (
+        ("num_frames", facts["num_frames"], run.data.num_frames),
+        ("step", facts["step"], run.steps),
+    ):
+        if found != expected:
+            raise GenlabError(
+                f"{folder / FACTS}: {name}={found}, but {CONFIG} says {expected}; {FIX}"
+            )
     has_both = spec.codebooks and spec.latent_channels
     # Models of codes may start from the codec's entries; here their own parameters replace them.
     vectors = jnp.zeros((spec.codebooks, spec.entries, spec.latent_channels)) if has_both else None
