@@ -420,6 +420,9 @@ def test_names_and_numbers_of_slices():
     assert find("v6e-8") == ("v6e-8", 8, "v2-alpha-tpuv6e")
     assert find("v5p-16") == ("v5p-16", 8, "v2-alpha-tpuv5")
     assert find("v4-16") == ("v4-16", 8, "tpu-ubuntu2204-base")
+    names = ("v5e-1", "v5e-8", "v5e-16", "v6e-8", "v6e-256", "v4-8", "v5p-8", "v5p-16", "v5p-1024")
+    hosts = [find_slice(tpu, ZONE, is_spot=False, wait_hours=1).hosts for tpu in names]
+    assert hosts == [1, 1, 4, 1, 64, 1, 1, 2, 128]
     # The task of sweeps names the same image.
     task = (ROOT / "sweeps/cloud/tpu.yaml").read_text()
     assert "tpu-v5litepod-16" in task and f"runtime_version: {find('v5e-16')[2]}" in task

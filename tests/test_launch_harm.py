@@ -2,6 +2,9 @@
 one's, or write over somebody's files.
 """
 
+import shlex
+from types import SimpleNamespace
+
 import pytest
 from test_launch import (  # noqa: F401  # fixtures
     ACTIVE,
@@ -17,6 +20,7 @@ from test_launch import (  # noqa: F401  # fixtures
 )
 
 from genlab.launch import gcloud
+from genlab.launch.slices import find_slice
 from genlab.machine.stopping import EXIT_USER_ERROR
 
 
@@ -48,6 +52,42 @@ def test_a_slice_that_another_errand_asked_for_is_left_alone(place, tool, capsys
 def test_a_request_that_failed_otherwise_is_deleted(place, tool):  # noqa: F811
     tool.answer({**GOOD, "queued-resources create": {"err": "ERROR: broken pipe\n", "code": 1}})
     assert launch(place, "--yes") == EXIT_USER_ERROR and tool.verbs()[-1] == "delete"
+
+
+def test_success_is_what_all_hosts_say(place, tool, finished_run):  # noqa: F811
+    one_silent = "genlab-job: 0\n" * 3
+    tool.answer({**GOOD, "look.sh": [NEW, one_silent, one_silent, "genlab-job: 0\n" * 4]})
+    assert launch(place, "--yes") == 0
+    assert tool.verbs().count("look") == 4 and tool.verbs()[-1] == "delete"
+
+
+def test_a_host_that_stays_silent_is_no_success(place, tool, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(gcloud, "MISSED", 2)
+    tool.answer({**GOOD, "look.sh": [NEW, "genlab-job: 0\n" * 3]})
+    assert launch(place, "--yes") == EXIT_USER_ERROR
+    assert "3 of 4 hosts say that the comparison ended well" in only_line(capsys)
+    assert tool.verbs().count("look") == 4 and tool.verbs()[-1] == "delete"
+
+
+@pytest.mark.parametrize(
+    "tpu", ["v5p-" + "9" * 5000, "v5litepod-\u0661\u0666", "v\u0665e:4x4", "v5e:4x" + "4" * 5000]
+)
+def test_a_size_that_is_none_is_refused_in_one_line(place, tool, capsys, tpu):  # noqa: F811
+    assert launch(place, tpu=tpu) == EXIT_USER_ERROR
+    told = only_line(capsys)
+    assert "--tpu" in told and "expected GENERATION-NUMBER" in told and len(told) < 400
+    assert tool.calls == []
+
+
+def test_what_is_to_be_typed_is_quoted():
+    slice_ = find_slice("v5litepod-16", "us-central1-a", is_spot=False, wait_hours=1)
+    job = SimpleNamespace(machine="genlab-x", name="x")
+    rental = gcloud.GcloudRental(slice_, job, "my project; rm -rf ~")
+    assert shlex.split(rental.end_command)[5:8] == [
+        "genlab-x",
+        "--zone=us-central1-a",
+        "--project=my project; rm -rf ~",
+    ]
 
 
 def test_the_log_of_a_failed_run_takes_nobodys_place(place, tool, capsys):  # noqa: F811

@@ -11,6 +11,7 @@ definitions:
 A request that has ended (FAILED, SUSPENDED) still counts against the quota until it is deleted.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +31,7 @@ COPIES_S = 900.0
 INSTALLS_S = 1800.0
 DELETES_S = 1200.0
 SSH_TRIES = 3  # hosts that are ACTIVE may still be starting their SSH
-MISSED = 15  # polls without a trace of the request
+MISSED = 15  # polls without a trace of the request, or of the job on a host
 _ENDED = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 _TPUS = ("gcloud", "compute", "tpus")
 
@@ -47,6 +48,7 @@ class GcloudRental(Rental):
         self._at = (f"--zone={rented.zone}", *((f"--project={project}",) if project else ()))
         self._project = project
         self._starts_left = STARTS
+        self._unheard = 0  # polls in turn in which some host said nothing of the job
 
     def steps(self) -> Sequence[Step]:
         """Return the commands in order."""
@@ -154,7 +156,18 @@ class GcloudRental(Rental):
         if not words or "running" in words:
             return Sight("running")
         codes = [min(int(word), 255) for word in words]  # a shell takes 256 for 0
-        return Sight("ended", max(codes, key=lambda code: code != EXIT_OK))
+        code = max(codes, key=lambda code: code != EXIT_OK)
+        # Success is what all hosts say; one that says nothing may know of a failure.
+        self._unheard = self._unheard + 1 if len(words) < self.rented.hosts else 0
+        if code != EXIT_OK or not self._unheard:
+            return Sight("ended", code)
+        if self._unheard > MISSED:
+            raise GenlabError(
+                f"{self.job.machine}: {len(words)} of {self.rented.hosts} hosts say that the "
+                f"comparison ended well, the others nothing; its run directory is {self.job.url}, "
+                "and the same command resumes"
+            )
+        return Sight("running")
 
     def last_words(self) -> str:
         """Return the last lines of the first host's log."""
@@ -174,7 +187,7 @@ class GcloudRental(Rental):
     @property
     def end_command(self) -> str:
         """The command that deletes it."""
-        return " ".join(self._delete())
+        return shlex.join(self._delete())
 
     def _wait(self, say: Say) -> None:
         """Return when the slice is ACTIVE."""

@@ -8,6 +8,7 @@ SkyPilot keeps a small machine of its own for its jobs, which it stops when it i
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -119,14 +120,14 @@ class SkyRental(Rental):
     @property
     def end_command(self) -> str:
         """The command that cancels the job."""
-        return " ".join(self._cancel())
+        return shlex.join(self._cancel())
 
     def _state(self) -> str | None:
         """Return the state of the newest job of this name, None without one."""
         answer = call_tool(self._queue(), ASKS_S)
         jobs = parse_answer(answer or "[]", self._queue())
         if not isinstance(jobs, list):
-            raise ToolError(f"{' '.join(self._queue())}: expected a list, got {shorten(jobs)}")
+            raise ToolError(f"{shlex.join(self._queue())}: expected a list, got {shorten(jobs)}")
         ours = [job for job in jobs if isinstance(job, dict) and _is_named(job, self.job.machine)]
         if not ours:
             return None

@@ -24,9 +24,11 @@ _RENTED = {
     "v5p": ("v5p", "v2-alpha-tpuv5"),
     "v6e": ("v6e", "v2-alpha-tpuv6e"),
 }
-_ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
+_ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 # cloud.google.com/storage/docs/buckets#naming; a prefix holds what needs no quoting anywhere.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+# Generations whose slices of eight chips are one host: docs.cloud.google.com/tpu/docs/v5e, v6e.
+_ONE_OF_EIGHT = tuple(_RENTED[name][0] for name in FLAT_GENERATIONS)
 _PREFIX = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 
 
@@ -42,6 +44,12 @@ class Slice(NamedTuple):
     zone: str
     is_spot: bool
     wait_hours: int
+
+    @property
+    def hosts(self) -> int:
+        """Machines that hold the chips: up to eight of a flat slice share one, else four do."""
+        is_one = self.accelerator.startswith(_ONE_OF_EIGHT) and self.chips <= 8
+        return 1 if is_one else max(1, self.chips // 4)
 
     @property
     def region(self) -> str:

@@ -11,6 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from genlab.config import GenlabError
+from genlab.config.errors import one_line
 
 GIB = 2**30
 # To be set before jax is imported: compile here, ask no metadata server, and keep the compiler
@@ -94,12 +95,15 @@ def find_topology(name: str, option: str = "--topology") -> Topology:
     Raises:
         GenlabError: if there is no such slice.
     """
-    found = re.fullmatch(r"(\w+?)(?:-(\d+)|:(\d+(?:x\d+){1,2}))", name.strip().lower())
+    # No slice has a size of five digits, and int() takes neither long ones nor those of any script.
+    size = r"[0-9]{1,4}"
+    written = rf"([a-z0-9]+?)(?:-({size})|:({size}(?:x{size}){{1,2}}))"
+    found = re.fullmatch(written, name.strip().lower())
     generation = ALIASES.get(found[1], found[1]) if found else ""
     if not found or generation not in CHIPS:
         raise GenlabError(
-            f"{option} {name}: expected GENERATION-NUMBER or GENERATION:AxB[xC] with one of "
-            f"{', '.join(CHIPS)}, for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
+            f"{option} {one_line(name, 60)}: expected GENERATION-NUMBER or GENERATION:AxB[xC] with "
+            f"one of {', '.join(CHIPS)}, for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
         )
     # v5e and v6e are named by chips (v5e-16); the others by cores, two of which make a chip.
     is_flat = generation in FLAT_GENERATIONS
