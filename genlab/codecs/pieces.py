@@ -24,7 +24,7 @@ from genlab.codecs.cache import (
 )
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.data.manifest import Manifest
+from genlab.data.manifest import Clip, Manifest
 from genlab.data.part_files import PART_SUFFIX
 from genlab.data.units import Units
 from genlab.run.cache import CACHE_VARIABLE, writing_to_cache
@@ -66,8 +66,8 @@ class PieceEncoder(NamedTuple):
         """
         if self.has(number):
             return number
-        manifest, codec, units = _open(self)
-        clips = manifest.in_record_order()[number * PART_CLIPS : (number + 1) * PART_CLIPS]
+        (manifest, codec, units), ordered = _open(self)
+        clips = ordered[number * PART_CLIPS : (number + 1) * PART_CLIPS]
         is_in_bucket = self.place.startswith(SCHEME)
         # Under names of its own: another worker may be at the same piece. Beside its place, because
         # a file is renamed at once only on its own disk; that the folder must exist stops a worker
@@ -136,12 +136,13 @@ def piece_name(number: int) -> str:
     return f"part-{number:05d}{PART_SUFFIX}"
 
 
-_opened: dict[PieceEncoder, Material] = {}
+# With the clips in their order: to sort a million for each piece would take as long as the piece.
+_opened: dict[PieceEncoder, tuple[Material, Sequence[Clip]]] = {}
 _opening = threading.Lock()  # an engine may give a worker several threads
 
 
-def _open(encoder: PieceEncoder) -> Material:
-    """Return the material of a worker, which is opened once."""
+def _open(encoder: PieceEncoder) -> tuple[Material, Sequence[Clip]]:
+    """Return the material of a worker, which is opened once, and its clips in record order."""
     with _opening:
         if encoder not in _opened:
             if encoder.place.startswith(SCHEME):  # a machine of its own, where nothing is set
@@ -155,5 +156,5 @@ def _open(encoder: PieceEncoder) -> Material:
                     "give every worker the version of genlab and the files of the one that starts "
                     "them"
                 )
-            _opened[encoder] = material
+            _opened[encoder] = material, material.manifest.in_record_order()
         return _opened[encoder]

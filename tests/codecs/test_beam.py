@@ -24,6 +24,7 @@ from genlab.codecs.beam import RUNNERS, DataflowEngine, LocalEngine, check_beam,
 from genlab.codecs.cache import encode_corpus, pieces_directory, store_directory
 from genlab.codecs.pieces import PieceEncoder
 from genlab.config import GenlabError
+from genlab.data.manifest import Manifest
 from genlab.run.cache import cache_root
 
 TESTS = Path(__file__).parents[1]
@@ -91,6 +92,19 @@ def test_pieces_that_workers_made_are_not_made_again(root, tmp_path, monkeypatch
     with pytest.raises(GenlabError, match="cannot be written"):
         encoder(0)
     assert content(store.directory) == content(whole.directory)
+
+
+def test_the_order_of_the_clips_is_found_once(root, tmp_path, monkeypatch):
+    """To sort a million clips takes as long as to encode a piece of them."""
+    toy, asked, sort = Toy(str(root), 300), [], Manifest.in_record_order
+
+    def count(manifest):
+        asked.append(1)
+        return sort(manifest)
+
+    encoder = PieceEncoder(toy, str(tmp_path), store_directory(*toy(), tmp_path).name)
+    monkeypatch.setattr(Manifest, "in_record_order", count)
+    assert [encoder(number) for number in (2, 0, 1)] == [2, 0, 1] and asked == [1]
 
 
 def test_a_piece_is_there_once_its_sums_are_and_is_made_once(root, tmp_path, monkeypatch):

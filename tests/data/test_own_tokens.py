@@ -24,6 +24,7 @@ from own_toys import (
 from genlab.config import GenlabError
 from genlab.data.own.row import Facts
 from genlab.data.own.source import TokenFiles
+from genlab.data.own.statistics import inspect_tokens
 
 CLIPS = make_clips()
 WRITERS = {
@@ -150,11 +151,17 @@ def test_code_vectors_are_kept(tmp_path):
     np.testing.assert_array_equal(
         np.load(own.open(tmp_path / "cache").directory / "code_vectors.npy"), vectors
     )
+    told = inspect_tokens(TokenFiles(folder)).columns
+    assert told[0] == "  code vectors: every entry adds 4 channels to the latents"
     np.save(folder / "v.npy", vectors[:, :, :3])
-    with pytest.raises(
-        GenlabError, match=r"v\.npy': expected \[3, 16, 4\] values, got \[3, 16, 3\]"
+    for read in (
+        lambda: TokenFiles(folder).code_vectors,
+        lambda: inspect_tokens(TokenFiles(folder)),
     ):
-        _ = TokenFiles(folder).code_vectors
+        with pytest.raises(
+            GenlabError, match=r"v\.npy': expected \[3, 16, 4\] values, got \[3, 16, 3\]"
+        ):
+            read()
 
 
 class Bomb:

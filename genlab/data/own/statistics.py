@@ -40,7 +40,7 @@ class TokenReport(NamedTuple):
     """Clips with the codes of an earlier one, after that one."""
     example: Int[np.ndarray, "t k"]
     columns: tuple[str, ...] = ()
-    """A line for each column of labels."""
+    """A line for the code vectors, if there are any, and one for each column of labels."""
 
     def lines(self) -> list[str]:
         """Return it in words."""
@@ -123,11 +123,12 @@ def is_picture(path: Path) -> bool:
 
 
 def inspect_tokens(files: TokenFiles, progress: Progress | None = None) -> TokenReport:
-    """Read every clip and return what is there.
+    """Read every clip, and the code vectors if there are any, and return what is there.
 
     Raises:
         GenlabError: naming the file and the row that is wrong.
     """
+    vectors = files.code_vectors  # first: it is read in no time, and clips may take hours
     spec, content = files.spec, files.content()
     frames: dict[str, list[int]] = {}
     texts: dict[str, set[str]] = {}
@@ -149,6 +150,9 @@ def inspect_tokens(files: TokenFiles, progress: Progress | None = None) -> Token
         if not len(found.example):
             found = found._replace(example=clip.codes)
     columns = describe_labels(content.labels.values(), content.num_clips)
+    if vectors is not None:
+        channels = count_of(vectors.shape[2], "channel")
+        columns = [f"  code vectors: every entry adds {channels} to the latents", *columns]
     return found._replace(columns=tuple(columns))
 
 
