@@ -206,6 +206,7 @@ def test_sizes_of_an_accelerator_are_refused_on_a_cpu(tmp_path):
         (["--minutes", "0", "--out", "x"], "--minutes 0.0: expected above 0"),
         (["--minutes", "nan", "--out", "x"], "--minutes nan: expected above 0"),
         (["--minutes", "9"], "--out is missing"),
+        (["--minutes", "9", "--out", ""], "--out is missing"),
         (["--size", "huge", "--out", "x"], "invalid choice: 'huge'"),
     ],
 )
@@ -214,6 +215,14 @@ def test_wrong_words_are_refused_in_one_line(words, said, capsys):
         main(words)
     errors = capsys.readouterr().err
     assert ended.value.code == 2 and said in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("python", ["3.12; x", "3.١٢", "three", "3.12.1 ", "4.0"])
+def test_a_version_of_python_is_a_version(python, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--wheels", "--python", python])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "--python" in said.err and not said.out
 
 
 def test_missing_packages_are_named_with_what_brings_them(monkeypatch, capsys):

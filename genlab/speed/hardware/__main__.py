@@ -5,6 +5,7 @@ Called again with the same folder it asks what is missing.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +30,7 @@ def main(words: list[str] | None = None) -> int:
     # Sizes by name: what knows them imports packages that may be missing.
     parser = _Parser(prog=PROGRAM, description="Ask an accelerator what it can do.")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all steps together")
-    parser.add_argument("--out", type=Path, help="folder of hardware.json and hardware.md")
+    parser.add_argument("--out", help="folder of hardware.json and hardware.md")
     parser.add_argument(
         "--size",
         choices=("full", "toy", "glance"),
@@ -43,10 +44,12 @@ def main(words: list[str] | None = None) -> int:
         "--python", default="", help="with --wheels: that machine's Python, such as 3.12"
     )
     arguments = parser.parse_args(words)
+    if arguments.python and not re.fullmatch(r"3\.[0-9]{1,2}", arguments.python):
+        parser.error(f"--python {arguments.python[:40]!r}: expected a version such as 3.12")
     if arguments.wheels:
         print(f"{wheels_command(python=arguments.python)}\n{install_commands()}")
         return 0
-    if arguments.out is None:
+    if not arguments.out:  # "" would be the folder where one stands
         parser.error("--out is missing; name the folder of the results")
     if not 0 < arguments.minutes <= MOST_MINUTES:
         parser.error(f"--minutes {arguments.minutes}: expected above 0, at most {MOST_MINUTES}")
@@ -67,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with end_on_sigterm():
             size = SIZES[arguments.size]
-            return run_pack(arguments.out, size, arguments.minutes, _tell)
+            return run_pack(Path(arguments.out), size, arguments.minutes, _tell)
     except GenlabError as error:
         return _refuse(one_line(str(error)), getattr(error, "exit_code", USER_ERROR))
     except Terminated as error:
