@@ -18,7 +18,7 @@ loss on validation; so does each training with its weights at eight moments. Fiv
 follow, 200 test prompts, two continuations of each per seed. Width and budget grow together, so
 that the updates of the two sizes are about equal. The budgets: at 8 TFLOP autoregression on codes
 had an energy of 0.50 to 0.52 on 64 validation prompts with batches of 2 to 8, and 0.45 at 24 TFLOP
-(width 192); in the quick start a regression with residuals has 0.475.
+(width 192); in the quick start a regression with residuals has 0.48.
 
 The page may be stopped whenever you like; the same command goes on, one seed after the other:
 
