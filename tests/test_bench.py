@@ -5,8 +5,11 @@ import json
 import math
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig
@@ -15,7 +18,7 @@ from genlab.decoders.cost import train_flops
 from genlab.decoders.task import Task
 from genlab.speed import turns
 from genlab.speed.bench import DECODERS, WORKLOADS, Workload, format_line, run_workloads
-from genlab.speed.profile import Ran, divide, profile
+from genlab.speed.profile import Ran, add_waits, divide, profile
 from genlab.speed.rate import MatrixProduct
 from genlab.speed.size import QUICK
 
@@ -167,6 +170,30 @@ def test_a_product_that_is_repeated_keeps_its_numbers_in_range(shape):
     assert product.flops == 500 * 2 * 2 * 3 * 8 * 12
     norms = np.linalg.norm(product.run(), axis=1)
     assert np.isfinite(norms).all() and (norms > 0.1).all() and (norms < 10).all()
+
+
+def test_an_operation_that_runs_by_itself_lasts_as_long_as_it_is_waited_for():
+    started = [Ran("conv.1", 0, 2), Ran("add.1", 40, 45), Ran("dot.2", 60, 70)]
+    waits = [Ran("wait", 1, 44), Ran("wait", 72, 90)]
+    # conv until add begins; add is over after the wait; dot is waited for by itself at the end.
+    assert [one.ended for one in add_waits(started[::-1], waits)] == [40, 45, 90]
+    assert [one.ended for one in add_waits(started, [])] == [2, 45, 70]
+    # A wait that begins with the next operation is for that one.
+    apart = add_waits([Ran("conv.1", 0, 2), Ran("conv.2", 10, 12)], [Ran("wait", 12, 30)])
+    assert [one.ended for one in apart] == [2, 30]
+
+
+def test_a_convolution_is_a_product_and_no_idle_host():
+    """Its own event lasts for a hundredth of it."""
+    kernel = jnp.ones((7, 64, 64))
+    names = ("NWC", "WIO", "NWC")
+    convolve = jax.jit(
+        lambda wave: lax.conv_general_dilated(wave, kernel, (1,), "SAME", dimension_numbers=names)
+    )
+    wave = jnp.ones((1, 20_000, 64))
+    convolve(wave).block_until_ready()
+    spent = profile(lambda: convolve(wave).block_until_ready())
+    assert spent is not None and spent.products > 0.5 > spent.outside
 
 
 def test_time_is_divided_into_products_other_operations_and_neither():

@@ -2,9 +2,12 @@
 
 In: a function that runs compiled programs. Out: shares of its seconds, from a trace of one call.
 Operations use several threads each but run mostly one after the other, so what counts is whether
-one of them is running, not on how many threads.
+one of them is running, not on how many threads. XLA's CPU runs convolutions and some products by
+themselves: their event lasts as long as it takes to start them. What the executor then waits for is
+the operation that began last.
 """
 
+import bisect
 import tempfile
 import time
 from collections import defaultdict
@@ -17,14 +20,15 @@ import jax
 from genlab.speed.hlo import FREE
 
 # How XLA names the operations that hold a product: YNNPACK's (a CPU's library), its own, a GPU's.
-PRODUCTS = ("ynn_fusion", "dot", "convolution", "gemm", "custom-call")
+PRODUCTS = ("ynn_fusion", "dot", "convolution", "conv_general_dilated", "gemm", "custom-call")
+WAIT = "ThunkExecutor::Execute (wait for completion)"
 LISTED = 4
 
 Interval = tuple[float, float]
 
 
 class Ran(NamedTuple):
-    """One operation as the trace has it, without the number in its name; nanoseconds."""
+    """One operation as the trace has it; nanoseconds."""
 
     name: str
     began: float
@@ -63,7 +67,8 @@ def divide(ran: Iterable[Ran], total_ns: float) -> TimeSpent:
     products: list[Interval] = []
     others: list[Interval] = []
     longest: dict[str, float] = defaultdict(float)
-    for name, began, ended in ran:
+    for full, began, ended in ran:
+        name = full.split(".")[0]  # without its number
         if name in FREE:  # a loop lasts as long as what it holds
             continue
         if any(word in name for word in PRODUCTS):
@@ -90,12 +95,31 @@ def _covered(intervals: list[Interval]) -> float:
     return total
 
 
+def add_waits(started: Iterable[Ran], waits: Iterable[Ran]) -> list[Ran]:
+    """Return the operations in order, each until the next one began as far as the executor waited
+    in between.
+    """
+    ran = sorted(started, key=lambda one: one.began)
+    spans = sorted((wait.ended, wait.began) for wait in waits)
+    longer = []
+    for one, following in zip(ran, [*(other.began for other in ran[1:]), float("inf")]):
+        place = bisect.bisect_right(spans, (one.ended, float("inf")))
+        is_waiting = place < len(spans) and spans[place][1] < following
+        end = min(spans[place][0], following) if is_waiting else one.ended
+        longer.append(one._replace(ended=max(one.ended, end)))
+    return longer
+
+
 def _read(path: Path) -> list[Ran]:
     """Return the operations that the file of a trace names."""
-    return [
-        Ran(event.name.split(".")[0], event.start_ns, event.start_ns + event.duration_ns)
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
-        for line in plane.lines
-        for event in line.events
-        if any(name == "hlo_op" for name, _ in event.stats)
-    ]
+    started: list[Ran] = []
+    waits: list[Ran] = []
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                one = Ran(event.name, event.start_ns, event.start_ns + event.duration_ns)
+                if event.name == WAIT:
+                    waits.append(one)
+                elif any(name == "hlo_op" for name, _ in event.stats):
+                    started.append(one)
+    return add_waits(started, waits)
