@@ -111,8 +111,12 @@ def test_twenty_steps_lose_as_they_did(name, request):
             json.dumps(curves | {name: [round(loss, 6) for loss in curve]}, indent=1) + "\n"
         )
     # Twenty steps of Adam spread the last bits of other processors; a changed formula moves far
-    # more than this.
-    np.testing.assert_allclose(curve, json.loads(path.read_text())[name], rtol=1e-3)
+    # more than this. A codec's frames change their entries with those bits, all at once: on two
+    # processors its first eight losses agreed to 1e-6, and later ones differed by up to 0.5 %.
+    golden = json.loads(path.read_text())[name]
+    later = 1e-2 if name == "codec" else 1e-3
+    np.testing.assert_allclose(curve[:8], golden[:8], rtol=1e-3)
+    np.testing.assert_allclose(curve[8:], golden[8:], rtol=later)
 
 
 def test_the_stored_files_stay_small():
