@@ -4,9 +4,10 @@ refused, not used.
 In: a directory that is whole except for one file. Out: `digests.json` beside its files, with the
 size and the SHA-256 of each and a digest of the table itself. Small files are compared when they
 are opened, audio and F0 when they are first read, and parts of a token store by their size and
-their end, which holds the places of all records: each record carries a checksum of its own, but two
-parts that changed places do not. `genlab data check` reads every byte. A directory of a version
-that wrote no digests is opened as before, unchecked.
+their edges. Each record carries a checksum of its own, but nothing says in which part it belongs:
+the first block holds the first record, whose clip is in no other part, and the last one the places
+of all records, which alone are the same if all records have one length. `genlab data check` reads
+every byte. A directory of a version that wrote no digests is opened as before, unchecked.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from genlab.run.stored import OPEN, Count, DamagedError, read_stored, write_atom
 
 DIGESTS_NAME = "digests.json"
 MOST_SHOWN = 5
-END_BYTES = 2**16  # a block of a record file: its list of records lies in the last one
+EDGE_BYTES = 2**16  # a block of a record file
 Progress = Callable[[str, int, int], None]
 
 
@@ -44,8 +45,8 @@ class _Table(TypedDict):
     schema: Literal[1]
     files: dict[str, FileDigest]
     digest: str
-    ends: NotRequired[dict[str, _Sha256]]
-    """SHA-256 of the last bytes of files that are too large to be read when they are opened."""
+    edges: NotRequired[dict[str, _Sha256]]
+    """SHA-256 of the edges of files that are too large to be read when they are opened."""
 
 
 class Digests:
@@ -56,12 +57,12 @@ class Digests:
         directory: Path,
         files: Mapping[str, FileDigest],
         fix: str,
-        ends: Mapping[str, str] | None = None,
+        edges: Mapping[str, str] | None = None,
     ):
         self.directory = directory
         self.files = files
         self._fix = fix
-        self._ends = ends or {}
+        self._edges = edges or {}
         self._compared: set[str] = set()
 
     @classmethod
@@ -78,7 +79,7 @@ class Digests:
             return None
         if digest(table["files"]) != table["digest"]:
             raise DamagedError(f"{path}: damaged: its content does not match its own digest; {fix}")
-        return cls(directory, table["files"], fix, table.get("ends"))
+        return cls(directory, table["files"], fix, table.get("edges"))
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
@@ -117,23 +118,23 @@ class Digests:
             raise self._refusal(name, "its content does not match its digest")
         self._compared.add(name)
 
-    def compare_end(self, name: str) -> None:
-        """Compare the size of a large file, and its end if the version that wrote it noted one.
+    def compare_edges(self, name: str) -> None:
+        """Compare the size of a large file, and its edges if the version that wrote it noted them.
 
         Raises:
-            DamagedError: if it is missing, of another size, or ends otherwise.
+            DamagedError: if it is missing, of another size, or begins or ends otherwise.
         """
         wanted = self._wanted(name)["bytes"]
         path = self.directory / name
         try:
             found = path.stat().st_size
-            is_same = name not in self._ends or digest_end(path) == self._ends[name]
+            is_same = name not in self._edges or digest_edges(path) == self._edges[name]
         except OSError as error:
             raise self._refusal(name, f"cannot be read ({error.strerror})") from None
         if found != wanted:
             raise self._refusal(name, f"expected {wanted} bytes, got {found}")
         if not is_same:
-            raise self._refusal(name, "its end is not the one that was written")
+            raise self._refusal(name, "it does not begin and end as it was written")
 
     def find_damage(self, progress: Progress | None = None) -> list[str]:
         """Read every byte of every file; return a line per file that has changed."""
@@ -203,11 +204,11 @@ def rebuild(directory: Path | str) -> str:
 
 
 def write_digests(
-    directory: Path, files: Mapping[str, FileDigest], ends: Mapping[str, str] | None = None
+    directory: Path, files: Mapping[str, FileDigest], edges: Mapping[str, str] | None = None
 ) -> None:
     """Write `digests.json`; what makes the directory whole is written after it."""
     table = {"schema": 1, "files": files, "digest": digest(files)} | (
-        {"ends": ends} if ends else {}
+        {"edges": edges} if edges else {}
     )
     write_atomically(directory / DIGESTS_NAME, json.dumps(table, sort_keys=True))
 
@@ -224,11 +225,12 @@ def digest_file(path: Path) -> FileDigest:
         return FileDigest(bytes=file.tell(), sha256=found)
 
 
-def digest_end(path: Path) -> str:
-    """Return the SHA-256 of the last bytes of a file."""
+def digest_edges(path: Path) -> str:
+    """Return the SHA-256 of the first and the last `EDGE_BYTES` of a file."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - END_BYTES))
-        return hashlib.sha256(file.read()).hexdigest()
+        first = file.read(EDGE_BYTES)
+        file.seek(max(0, path.stat().st_size - EDGE_BYTES))
+        return hashlib.sha256(first + file.read(EDGE_BYTES)).hexdigest()
 
 
 def digest_text(text: str) -> FileDigest:

@@ -24,7 +24,7 @@ from genlab.data.bucket_records import READ_THREADS, BucketRecords
 from genlab.data.digests import (
     Digests,
     FileDigest,
-    digest_end,
+    digest_edges,
     digest_file,
     digest_text,
     rebuild,
@@ -86,8 +86,8 @@ def finish_store(
     if (directory / VECTORS_NAME).exists():  # tokens without latents have none
         files[VECTORS_NAME] = digest_file(directory / VECTORS_NAME)
     files[INFO_NAME] = digest_text(text)
-    ends = {path.name: digest_end(path) for path in part_paths(directory)}
-    write_digests(directory, files, ends)
+    edges = {path.name: digest_edges(path) for path in part_paths(directory)}
+    write_digests(directory, files, edges)
     write_atomically(directory / INFO_NAME, text)
 
 
@@ -123,7 +123,7 @@ class TokenStore:
                     continue
                 if name.endswith(PART_SUFFIX):
                     # Large, and each of its records carries a checksum of its own.
-                    digests.compare_end(name)
+                    digests.compare_edges(name)
                 else:
                     digests.compare(name)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):

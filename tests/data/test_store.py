@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest
-from genlab.data.digests import write_digests
+from genlab.data.digests import EDGE_BYTES, digest_edges, write_digests
 from genlab.data.record import pack_clip, unpack_clip
 from genlab.data.store import (
     SCHEMA,
@@ -172,11 +172,28 @@ def test_parts_that_changed_places_are_refused(store, copied):
     first.rename(copied / "kept")
     second.rename(first)
     (copied / "kept").rename(second)
-    assert f"{first.name}: damaged: its end is not the one that was written" in refusal(copied)
-    # A version that noted no ends compared sizes alone, and its stores are opened.
+    assert f"{first.name}: damaged: it does not begin and end as it was written" in refusal(copied)
+    # A version that noted no edges compared sizes alone, and its stores are opened.
     table = json.loads((copied / "digests.json").read_text())
     write_digests(copied, table["files"])
     assert TokenStore(copied).clip(0).id == clips[6].id
+
+
+def test_parts_with_records_of_one_length_are_told_apart(tmp_path):
+    """Codes that cannot be compressed make lists of places that are the same in both parts."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"part-0000{number}.array_record" for number in range(2)]
+    for number, path in enumerate(paths):
+        names = [f"c{100 * number + index:03d}" for index in range(60)]
+        codes = rng.integers(-(2**15), 2**15, (2, 60, 500, 8))[number]
+        units, latents = np.zeros(500, np.int64), np.zeros((500, 0), np.float32)
+        write_part(
+            path,
+            [TokenClip(a, "", "s", "p", each, latents, units) for a, each in zip(names, codes)],
+        )
+    contents = [path.read_bytes() for path in paths]
+    assert contents[0][-EDGE_BYTES:] == contents[1][-EDGE_BYTES:]
+    assert digest_edges(paths[0]) != digest_edges(paths[1])
 
 
 def test_frames_are_known_without_reading_clips(store, copied, monkeypatch):
