@@ -129,6 +129,7 @@ def test_a_config_of_another_model_is_refused_with_its_digest_mended(trained, tm
         ("spec.codebooks", 2**40, "codebooks: "),
         ("spec.entries", -1, "entries: "),
         ("spec.latent_channels", 2**31, "latent_channels: "),
+        ("spec.latent_channels", 65_536, "latent_channels=65536, but inputs.json says 3"),
         ("spec.hop_samples", 0, "hop_samples: "),
         ("spec.sample_rate_hz", -16_000, "sample_rate_hz: "),
         ("spec.side_channels", -1, "side_channels: "),
@@ -138,6 +139,8 @@ def test_a_config_of_another_model_is_refused_with_its_digest_mended(trained, tm
         ("step", 1, "step=1, but config.json says 2"),
         ("format", 10**400, "format"),
         ("vocab.num_speakers", True, "num_speakers"),
+        ("num_parameters", -1, "num_parameters"),
+        ("stored_dtype", "float99", "stored_dtype"),
     ],
 )
 def test_numbers_that_no_export_writes_are_refused(trained, place, value, message, tmp_path):
@@ -153,6 +156,19 @@ def test_numbers_that_no_export_writes_are_refused(trained, place, value, messag
     with pytest.raises(GenlabError, match=rf"model\.json: .*{re.escape(message)}") as refused:
         load_package(folder)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["ar", "diffusion"])
+@pytest.mark.parametrize(("codebooks", "entries"), [(2, 2**30), (2, 2**31 - 1), (256, 2**31 - 1)])
+def test_no_size_is_believed_before_the_weights_agree(trained, name, codebooks, entries, tmp_path):
+    """The entries of such a codec would take 24 GiB and more."""
+    folder = tmp_path / "large"
+    shutil.copytree(trained[name].folder, folder)
+    facts = json.loads((folder / "model.json").read_text())
+    facts["spec"] |= {"codebooks": codebooks, "entries": entries}
+    (folder / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(GenlabError, match=r"model\.safetensors: tensor .* has shape .*expected"):
+        load_package(folder)
 
 
 def test_export_writes_all_or_nothing_and_replaces_nothing(trained, tmp_path, monkeypatch):

@@ -21,14 +21,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 from pydantic import JsonValue
 from typing_extensions import TypedDict
 
@@ -65,6 +65,8 @@ class PackageFacts(TypedDict):
     num_frames: Count
     num_symbols: Annotated[int, pydantic.Field(ge=0, le=2**20)]
     step: Count
+    num_parameters: Count
+    stored_dtype: Literal["float32"]
     files: dict[str, _Sha256]
     """The digests of config.json and inputs.json; that of the weights is `sha256`."""
 
@@ -203,8 +205,11 @@ def load_package(path: str | Path, *, trust_code: bool = False) -> Package:
     inputs = read_inputs(folder)
     if inputs is None:
         raise GenlabError(f"{folder / INPUTS_NAME}: no such file; {FIX}")
-    task = _task_of(run, facts, folder)
-    return Package(run, task, inputs, _read_model(run, task, folder))
+    task = _task_of(run, facts, inputs, folder)
+    shape, model = _entries_of(task.spec), _read_model(run, task, folder)
+    # Only now that the weights agree with the sizes is anything made of these.
+    vectors = None if shape is None else jnp.zeros(shape.shape, shape.dtype)
+    return Package(run, task._replace(code_vectors=vectors), inputs, model)
 
 
 def is_package(folder: Path) -> bool:
@@ -260,33 +265,42 @@ def _tree_of(params: PyTree, rest: PyTree) -> dict[str, PyTree]:
 def _read_model(run: DecoderRun, task: Task, folder: Path) -> Decoder:
     """Return the decoder of `task` with the parameters of a package."""
     check_view(f"arm {run.name!r}", run.arm.decoder, task)
-    # Shapes alone: what the file holds takes the place of every initial value.
-    graph, *abstract = jax.eval_shape(
-        lambda key: split_model(run.arm.decoder.build(task, key=key)), jax.random.key(0)
-    )
+
+    def build(key: Key[Array, ""], vectors: Float[Array, "k v d"] | None) -> tuple:
+        return split_model(run.arm.decoder.build(task._replace(code_vectors=vectors), key=key))
+
+    # Shapes alone: what the file holds takes the place of every initial value, also of those that
+    # models of codes take from the codec's entries. No size is believed before it was compared.
+    graph, *abstract = jax.eval_shape(build, jax.random.key(0), _entries_of(task.spec))
     tree = load_weights(folder / WEIGHTS, _tree_of(*abstract))
     return nnx.merge(graph, *jax.tree.map(jnp.asarray, tree).values())
 
 
-def _task_of(run: DecoderRun, facts: PackageFacts, folder: Path) -> Task:
-    """Return the task that a package was trained for."""
+def _entries_of(spec: TokenSpec) -> jax.ShapeDtypeStruct | None:
+    """Return the shape of the codec's entries; a space of codes or latents alone has none."""
+    shape = (spec.codebooks, spec.entries, spec.latent_channels)
+    has_both = spec.codebooks and spec.latent_channels
+    return jax.ShapeDtypeStruct(shape, jnp.float32) if has_both else None
+
+
+def _task_of(run: DecoderRun, facts: PackageFacts, inputs: Inputs, folder: Path) -> Task:
+    """Return the task that a package was trained for, less the entries of its codec."""
     try:
         spec = TokenSpec.from_dict(facts["spec"])
         vocab = CondVocab.from_dict(facts["vocab"])
     except GenlabError as error:
         raise GenlabError(f"{folder / FACTS}: {error}; {FIX}") from None
-    # Beside the weights, the config alone says how long a training example is.
-    for name, found, expected in (
-        ("num_frames", facts["num_frames"], run.data.num_frames),
-        ("step", facts["step"], run.steps),
+    # What no weight has the shape of is compared with the files that also say it.
+    channels = len(inputs["latent_mean"])
+    for name, found, expected, said_by in (
+        ("num_frames", facts["num_frames"], run.data.num_frames, CONFIG),
+        ("step", facts["step"], run.steps, CONFIG),
+        ("latent_channels", spec.latent_channels, channels, INPUTS_NAME),
     ):
         if found != expected:
             raise GenlabError(
-                f"{folder / FACTS}: {name}={found}, but {CONFIG} says {expected}; {FIX}"
+                f"{folder / FACTS}: {name}={found}, but {said_by} says {expected}; {FIX}"
             )
-    has_both = spec.codebooks and spec.latent_channels
-    # Models of codes may start from the codec's entries; here their own parameters replace them.
-    vectors = jnp.zeros((spec.codebooks, spec.entries, spec.latent_channels)) if has_both else None
     return Task(
         spec,
         vocab,
@@ -294,7 +308,6 @@ def _task_of(run: DecoderRun, facts: PackageFacts, folder: Path) -> Task:
         run.condition,
         num_frames=facts["num_frames"],
         num_symbols=facts["num_symbols"],
-        code_vectors=vectors,
     )
 
 
