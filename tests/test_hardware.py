@@ -184,9 +184,17 @@ def test_rows_of_another_size_and_files_of_others_are_left_alone(tmp_path):
         pack.run_pack(other, TOY, 1.0, print)
     assert (other / REPORT).read_text() == "my notes"
     (other / REPORT).unlink()
-    (other / "hardware.json").write_text("{}")
-    with pytest.raises(GenlabError, match=r"hardware\.json: damaged"):
-        pack.run_pack(other, TOY, 1.0, print)
+    theirs = {"format": "another", "size": "toy", "steps": {}}
+    for text in ("{}", json.dumps(theirs)):
+        (other / "hardware.json").write_text(text)
+        with pytest.raises(GenlabError, match=r"hardware\.json: damaged"):
+            pack.run_pack(other, TOY, 1.0, print)
+        assert (other / "hardware.json").read_text() == text
+
+
+def test_a_new_folder_with_too_little_time_for_a_step_has_a_report(tmp_path):
+    assert pack.run_pack(tmp_path / "a/new", TOY, 0.05, print) == EXIT_RESUME
+    assert (tmp_path / "a/new" / REPORT).read_text().startswith(TITLE)
 
 
 def test_sizes_of_an_accelerator_are_refused_on_a_cpu(tmp_path):

@@ -50,6 +50,7 @@ def run_pack(
     report = folder / REPORT
     refuse_to_replace(report, _is_report(report))
     record = Record(folder, size.name)
+    folder.mkdir(parents=True, exist_ok=True)  # for the report, should no step begin
     left = [step for step in steps if not record.is_done(step.name)]
     while left:
         step = left.pop(0)

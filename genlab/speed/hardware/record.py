@@ -6,9 +6,9 @@ that were never begun, so a case that crashes its process cannot keep the rest f
 """
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
@@ -27,7 +27,7 @@ class Entry(TypedDict):
 
     __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]
     state: State
-    seconds: Number
+    seconds: Annotated[Number, Field(ge=0)]
     row: dict[str, JsonValue]
     text: str
 
@@ -45,7 +45,7 @@ class Content(TypedDict):
     """All of it."""
 
     __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]
-    format: str
+    format: Literal["genlab hardware"]
     size: str
     steps: dict[str, StepRecord]
 
