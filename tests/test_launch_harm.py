@@ -65,7 +65,8 @@ def test_a_host_that_stays_silent_is_no_success(place, tool, monkeypatch, capsys
     monkeypatch.setattr(gcloud, "MISSED", 2)
     tool.answer({**GOOD, "look.sh": [NEW, "genlab-job: 0\n" * 3]})
     assert launch(place, "--yes") == EXIT_USER_ERROR
-    assert "3 of 4 hosts say that the comparison ended well" in only_line(capsys)
+    told = only_line(capsys)
+    assert "3 of 4 hosts say that the comparison ended well, the others nothing" in told
     assert tool.verbs().count("look") == 4 and tool.verbs()[-1] == "delete"
 
 
@@ -88,6 +89,26 @@ def test_what_is_to_be_typed_is_quoted():
         "--zone=us-central1-a",
         "--project=my project; rm -rf ~",
     ]
+
+
+@pytest.mark.parametrize(("heard", "silent"), [((0, 1, 3), "host 2"), ((1, 3), "hosts 0, 2")])
+def test_hosts_that_stay_silent_are_named(place, tool, monkeypatch, capsys, heard, silent):  # noqa: F811
+    monkeypatch.setattr(gcloud, "MISSED", 2)
+    said = "".join(f"genlab-job: 0\ngenlab-host: t1v-n-0a-w-{number}\n" for number in heard)
+    tool.answer({**GOOD, "look.sh": [NEW, said]})
+    assert launch(place, "--yes") == EXIT_USER_ERROR
+    told = only_line(capsys)
+    assert f"{len(heard)} of 4 hosts say that the comparison ended well, {silent} nothing" in told
+
+
+@pytest.mark.parametrize("image", ["\\9", "v2\nrun: rm", "v2 # x", "v2: [", "v\u0662", "-v2"])
+@pytest.mark.parametrize("executor", ["gcloud", "skypilot"])
+def test_an_image_that_is_none_is_refused_in_one_line(place, tool, capsys, image, executor):  # noqa: F811
+    words = (f"--runtime-version={image}", "--executor", executor)
+    assert launch(place, *words) == EXIT_USER_ERROR
+    told = only_line(capsys)
+    assert "--runtime-version" in told and "expected a system image" in told
+    assert tool.calls == [] and not (place / "out").exists()
 
 
 def test_the_log_of_a_failed_run_takes_nobodys_place(place, tool, capsys):  # noqa: F811

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import JsonValue
 
 from genlab.config import GenlabError
-from genlab.launch.job import ARCHIVE, SCRIPTS, SIGHT, STARTS, Job
+from genlab.launch.job import ARCHIVE, HOST, SCRIPTS, SIGHT, STARTS, Job
 from genlab.launch.rental import Finding, Rental, Say, Sight, Step
 from genlab.launch.slices import Slice
 from genlab.launch.tool import ToolError, call_tool, find_fix, parse_answer
@@ -32,6 +32,7 @@ INSTALLS_S = 1800.0
 DELETES_S = 1200.0
 SSH_TRIES = 3  # hosts that are ACTIVE may still be starting their SSH
 MISSED = 15  # polls without a trace of the request, or of the job on a host
+MOST_SHOWN = 8  # hosts
 _ENDED = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 _TPUS = ("gcloud", "compute", "tpus")
 
@@ -144,7 +145,8 @@ class GcloudRental(Rental):
         """Return running until every host has an exit code; a lost job is started again."""
         if (state := self._state()) != "ACTIVE":
             return Sight("preempted" if state in (None, *_ENDED) else "waiting")
-        words = SIGHT.findall(call_tool(self._ssh(self._look), ASKS_S))
+        answer = call_tool(self._ssh(self._look), ASKS_S)
+        words = SIGHT.findall(answer)
         if "gone" in words and self._starts_left:
             # Killed with the shell around it, for want of memory for example, or restarted. Where
             # it runs, starting it again does nothing; the others wait for the host that lost it.
@@ -164,10 +166,20 @@ class GcloudRental(Rental):
         if self._unheard > MISSED:
             raise GenlabError(
                 f"{self.job.machine}: {len(words)} of {self.rented.hosts} hosts say that the "
-                f"comparison ended well, the others nothing; its run directory is {self.job.url}, "
-                "and the same command resumes"
+                f"comparison ended well, {self._silent(answer)} nothing; its run directory is "
+                f"{self.job.url}, and the same command resumes"
             )
         return Sight("running")
+
+    def _silent(self, answer: str) -> str:
+        """Return which hosts said nothing, as far as the others gave their numbers."""
+        heard = {int(number) for number in HOST.findall(answer)}
+        silent = [number for number in range(self.rented.hosts) if number not in heard]
+        if len(silent) + len(SIGHT.findall(answer)) != self.rented.hosts:
+            return "the others"
+        shown = ", ".join(map(str, silent[:MOST_SHOWN]))
+        more = f" and {len(silent) - MOST_SHOWN} more" if len(silent) > MOST_SHOWN else ""
+        return f"host{'s' if len(silent) > 1 else ''} {shown}{more}"
 
     def last_words(self) -> str:
         """Return the last lines of the first host's log."""

@@ -29,6 +29,8 @@ ARCHIVE = "genlab_source.tar.gz"
 SCRIPTS = "genlab_launch"  # a folder in the archive
 # Words that a host prints about its job; all else that ssh prints is left unread.
 SIGHT = re.compile(r"^genlab-job: (running|gone|[0-9]{1,3})$", re.MULTILINE)
+# Which host says so: the names that Google gives to the hosts of a slice end in their number.
+HOST = re.compile(r"^genlab-host: \S+-w-([0-9]{1,4})$", re.MULTILINE)
 # How often a host starts a command again that asked for it; then the exit code is for a person.
 STARTS = 20
 _NOT_SOURCE = {".git", ".venv", ".genlab_cache", "__pycache__", "build", "runs", "site"}
@@ -65,6 +67,7 @@ elif [ -s ~/genlab_launch.exit ]; then
   state=$(cat ~/genlab_launch.exit)
 fi
 echo "genlab-job: $state"
+echo "genlab-host: $(hostname)"
 """
 
 

@@ -29,6 +29,8 @@ _ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 # Generations whose slices of eight chips are one host: docs.cloud.google.com/tpu/docs/v5e, v6e.
 _ONE_OF_EIGHT = tuple(_RENTED[name][0] for name in FLAT_GENERATIONS)
+# Of letters that mean nothing to a shell or to YAML, since it is written into both.
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PREFIX = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 
 
@@ -61,8 +63,8 @@ def find_slice(tpu: str, zone: str, *, is_spot: bool, wait_hours: int, runtime: 
     """Return the slice that `--tpu` and `--zone` mean.
 
     Raises:
-        GenlabError: if there is no such slice, it cannot be rented, or the zone is not written as
-            zones are.
+        GenlabError: if there is no such slice, it cannot be rented, or the zone or the runtime is
+            not written as they are.
     """
     topology = find_topology(tpu, option="--tpu")
     generation, shape = topology.compiler_name.split(":")
@@ -81,6 +83,12 @@ def find_slice(tpu: str, zone: str, *, is_spot: bool, wait_hours: int, runtime: 
         raise GenlabError(
             f"--zone {shorten(zone)}: expected a zone such as us-central1-a, which is a region and "
             "a letter"
+        )
+    if runtime and not _IMAGE.fullmatch(runtime):
+        raise GenlabError(
+            f"--runtime-version {shorten(runtime)}: expected a system image such as "
+            "v2-alpha-tpuv5-lite, of small letters, digits, '-', '_' and '.'; leave it out for "
+            "Google's for JAX"
         )
     prefix, image = _RENTED[generation]
     chips = math.prod(int(size) for size in shape.split("x"))
