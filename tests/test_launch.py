@@ -402,10 +402,11 @@ def test_a_host_starts_again_what_asks_for_it_and_says_how_it_ended(place, tool)
         words = ["bash", str(scripts / script)]
         return subprocess.run(words, env=environ, capture_output=True, text=True, check=True).stdout
 
-    assert bash("look.sh") == "genlab-job: gone\n"
+    host = f"genlab-host: {os.uname().nodename}\n"
+    assert bash("look.sh") == f"genlab-job: gone\n{host}"
     bash("run.sh")
-    assert bash("look.sh") == "genlab-job: 3\n"
-    assert (home / "seen").read_text() == "genlab-job: running\n" * 3
+    assert bash("look.sh") == f"genlab-job: 3\n{host}"
+    assert (home / "seen").read_text() == f"genlab-job: running\n{host}" * 3
     url = f"gs://{BUCKET}/{place.name}/{machine().removeprefix('genlab-')}"
     calls = (home / "calls").read_text().splitlines()
     assert calls == [f"compare genlab_launch/config.json --out {url}"] * 3

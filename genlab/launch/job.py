@@ -67,7 +67,7 @@ elif [ -s ~/genlab_launch.exit ]; then
   state=$(cat ~/genlab_launch.exit)
 fi
 echo "genlab-job: $state"
-echo "genlab-host: $(hostname)"
+echo "genlab-host: $(uname -n)"
 """
 
 
