@@ -145,6 +145,8 @@ class Arm(ArmSettings):
                 f"sampler.kind={self.sampler.kind!r} cannot sample "
                 f"decoder.kind={self.decoder.kind!r}"
             )
+        if isinstance(self.decoder, DiffusionConfig) and isinstance(self.sampler, DiffusionSampler):
+            self.decoder.check_sampler(self.sampler)
         if self.decoder.kind in BOUND_FAMILIES:
             raise ValueError(
                 f"decoder.kind={self.decoder.kind!r} names rows that are no arms; choose another "

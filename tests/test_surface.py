@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "surface.json"
 # Every supported name: where it is imported from, the module that this loads, and how many modules
 # of genlab an import may load, itself and packages included.
 LOADED = [
-    ("genlab", "genlab.studies.finished", ["load_run"], 256),
+    ("genlab", "genlab.studies.finished", ["load_run"], 258),
     (
         "genlab.tokens",
         "genlab.tokens",
@@ -40,7 +40,7 @@ LOADED = [
     ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 64),
     ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 62),
     ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 65),
-    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 68),
+    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 70),
     ("genlab.decoders", "genlab.decoders.latent_ar", ["LatentARConfig", "LatentARSampler"], 66),
     ("genlab.nets", "genlab.nets.backbone", ["BackboneConfig"], 34),
     ("genlab.nets", "genlab.nets.layer", ["Mixer"], 15),

@@ -12,10 +12,13 @@ marked by a learned vector, and its loss is on the rest (Voicebox, 2306.15687, m
 Guidance can be limited to an interval of noise levels (2404.07724), outside of which the
 unconditional half is not computed, and its result rescaled to the spread of the conditional
 prediction (2305.08891 section 3.4).
+
+With another `objective` than "instant" it is a flow map (`noise/flow_map.py`), which is told where
+it goes and draws in one or a few calls. Told no interval it is still a velocity: other solvers draw
+from it, and `score` is a bound of what they draw. The few-step law has no likelihood.
 """
 
 import functools
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import jax
@@ -23,18 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, added
+from genlab.config import Config, ConfigError, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
-from genlab.decoders.guidance import GuidedSampler, guide, num_copies, with_unconditional
+from genlab.decoders.guidance import GuidedSampler, num_copies
 from genlab.decoders.hole_rule import HoleRule
 from genlab.decoders.inputs import check_call, check_sample
-from genlab.decoders.loop import Call, in_a_circle
+from genlab.decoders.loop import in_a_circle
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
     Width,
@@ -44,9 +46,22 @@ from genlab.decoders.noise.code_given_latent import (
 )
 from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
 from genlab.decoders.noise.diffusion_score import codes_bound, log_density
+from genlab.decoders.noise.flow_map import (
+    SLOW,
+    Average,
+    Inputs,
+    Instant,
+    Objective,
+    jump_data_flops,
+    jump_flops,
+    make_jump,
+    objective_errors,
+    tell,
+)
+from genlab.decoders.noise.guided import guided_prediction
 from genlab.decoders.noise.paths import Level, LikeLevel, Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
+from genlab.decoders.noise.solvers import BARE_STEPS, Euler, FlowMap, MapSolver, fill_in
 from genlab.decoders.prefix import Known, PrefixShare, leading, make_mark, shown_prefix
 from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
@@ -68,7 +83,7 @@ class DiffusionSampler(GuidedSampler):
     """How latents are drawn: by a solver on a grid of noise levels."""
 
     kind: Literal["diffusion"] = "diffusion"
-    solver: Solver = Euler()
+    solver: MapSolver = Euler()
     """How a step is computed."""
     steps: int = pydantic.Field(default=32, gt=0, le=10_000)
     """Steps of the solver, each of one or more network calls."""
@@ -81,6 +96,10 @@ class DiffusionSampler(GuidedSampler):
     is_loop: bool = added(False)
     """Draw clips that loop: every network call sees the clip begin at another frame (`loop.py`),
     and the codec decodes it in a circle.
+    """
+    told_guidance: float = added(1.0)
+    """Strength of guidance that a flow map trained with `objective.guidance` is told, in one call
+    where `guidance` takes two; 1 is off.
     """
 
     @pydantic.model_validator(mode="after")
@@ -134,6 +153,10 @@ class DiffusionConfig(Config):
     """Share of training examples that show a beginning of the clip clean and learn the rest
     (`prefix.py`); 0 is none. Above 0 the beginning of a prompt is shown so too, not replaced.
     """
+    objective: Objective = added(Instant())
+    """What is learned: the velocity at a level, or, by `mean_flow`, its average over an interval of
+    levels, which `sampler.solver.kind=flow_map` draws from in few calls.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_prediction(self) -> "DiffusionConfig":
@@ -145,26 +168,73 @@ class DiffusionConfig(Config):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _check_objective(self) -> "DiffusionConfig":
+        needed: dict[str, tuple[object, object]] = {
+            "path.kind": (self.path.kind, "straight"),
+            "predicts": (self.predicts, "velocity"),
+            "network.kind": (self.network.kind, "backbone"),
+            "min_snr_gamma": (self.min_snr_gamma, None),
+        }
+        for field, (found, only) in needed.items():
+            if self.num_told and found != only:
+                raise ValueError(
+                    f"objective.kind={self.objective.kind!r}: {field}={found!r}, but average "
+                    f"velocities are learned with {only!r} only; set {field}={only!r}, or "
+                    "objective.kind='instant'"
+                )
+        return self
+
+    def check_sampler(self, sampler: DiffusionSampler) -> None:
+        """Refuse a sampler that asks for what was not learned.
+
+        Raises:
+            ConfigError: naming both settings and the fix.
+        """
+        if isinstance(sampler.solver, FlowMap) and not self.num_told:
+            raise ConfigError(
+                "sampler.solver.kind='flow_map': decoder.objective.kind='instant' has learned no "
+                "jumps; set decoder.objective.kind='mean_flow', or another solver"
+            )
+        most = self.objective.guidance
+        if sampler.told_guidance > most:
+            raise ConfigError(
+                f"sampler.told_guidance={sampler.told_guidance:g}: the decoder is trained up to "
+                f"decoder.objective.guidance={most:g}; use a lower one, or train with a higher"
+            )
+
+    @property
+    def num_told(self) -> int:
+        """How many numbers the network is told beside its level: 0 if it is no flow map."""
+        return self.objective.num_told
+
     @property
     def loss_unit(self) -> str:
         """What one unit of the loss is."""
-        return f"mse_of_{self.predicts}"
+        return "mse_of_average_velocity" if self.num_told else f"mse_of_{self.predicts}"
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Diffusion":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries: only `score` needs them.
+
+        Raises:
+            ConfigError: if a flow map asks for what the backbone or the conditions cannot give.
         """
+        self.objective.check(task)
         return jax.jit(lambda key: Diffusion(self, task, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less
-        unused gradients.
+        unused gradients, and of a flow map the calls that its target takes.
         """
-        forward = task.condition_flops
-        forward += self.network.flops(task)
-        # Latents and sinusoids are data: nothing is propagated into them.
-        return 3 * forward - self.network.data_flops(task)
+        width = task.backbone.width
+        call = self.network.flops(task) + jump_flops(width, self.num_told)
+        # Latents, sinusoids and numbers are data: nothing is propagated into them.
+        data = self.network.data_flops(task) + jump_data_flops(width, self.num_told)
+        still = self.objective.still_calls * call
+        still += task.condition_flops * (self.objective.guidance > 1)
+        return 3 * (task.condition_flops + call) - data + still
 
     @property
     def prompt_rule(self) -> PromptRule:
@@ -179,10 +249,11 @@ class DiffusionConfig(Config):
 
     def sample_cost(self, sampler: DiffusionSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
+        self.check_sampler(sampler)
         is_guided = sampler.guided_calls(self)
         calls = int(is_guided.size + (num_copies(sampler) - 1) * is_guided.sum())
         encodings = num_copies(sampler) if is_guided.any() else 1
-        call = self.network.flops(task)
+        call = self.network.flops(task) + jump_flops(task.backbone.width, self.num_told)
         return SampleCost(calls, encodings * task.condition_flops + calls * call)
 
 
@@ -201,6 +272,7 @@ class Diffusion(nnx.Module):
         self.network = config.network.build(task, key=network_key)
         self.code_vectors = keep_entries(task.code_vectors)
         self.mark = make_mark(config.prefix_share, task.backbone.width, network_key)
+        self.jump = make_jump(task.backbone.width, config.num_told, network_key)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of
@@ -216,21 +288,22 @@ class Diffusion(nnx.Module):
         is_target = is_valid & ~is_known
         noise = jax.random.normal(noise_key, clean.shape)
         level = jnp.minimum(self.config.levels.draw(level_key, clean.shape[0]), path.noisiest_level)
+        objective = self.config.objective
+        level, target = objective.interval(key, level, self.config.levels, path.noisiest_level)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        predicted = self._predict(
-            path.noisy(clean, noise, level),
-            level,
-            conditions,
-            is_valid,
-            Known(clean, is_known),
-            key=dropout_key,
+        noisy = path.noisy(clean, noise, level)
+        asked = path.target(predicts, clean, noise, level)
+        inputs = Inputs(cond, conditions, is_valid, Known(clean, is_known), dropout_key)
+        errors = jnp.square(
+            objective_errors(objective, self, inputs, noisy, asked, level, target, key)
         )
-        errors = jnp.square(predicted - path.target(predicts, clean, noise, level))
         errors = jnp.where(is_target[:, :, None], errors, 0).sum(axis=(1, 2))
         if self.config.min_snr_gamma is not None:
             errors = errors * path.min_snr_weight(predicts, level, self.config.min_snr_gamma)
         weight = (is_target.sum(axis=1) * clean.shape[2]).astype(jnp.float32)
-        return LossOut(errors / jnp.maximum(weight, 1), weight, {"noise_level": level})
+        means = errors / jnp.maximum(weight, 1)
+        means = means if self.deterministic else objective.weigh(means)
+        return LossOut(means, weight, {"noise_level": level})
 
     def sample(
         self,
@@ -245,6 +318,7 @@ class Diffusion(nnx.Module):
         what the network is given if it was trained so, the others replace noisy ones.
         """
         check_sample(self, cond, num_frames, sampler, DiffusionSampler, prompt)
+        self.config.check_sampler(sampler)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(
@@ -306,7 +380,21 @@ class Diffusion(nnx.Module):
         if self.mark is not None and given is not None:
             noisy = jnp.where(given.is_known[:, :, None], given.latents, noisy)
             conditions = conditions._replace(frames=self.mark(conditions.frames, given.is_known))
-        return self.network(noisy, self.config.path.embedded(level), conditions, is_valid, key)
+        embedded = self.config.path.embedded(level)
+        # A derivative by the level is taken of a flow map: it must be smooth in it.
+        embedded = embedded if self.jump is None else SLOW * embedded
+        return self.network(noisy, embedded, conditions, is_valid, key)
+
+    def average(self, inputs: Inputs, log_strength: Float[Array, "b"]) -> Average:
+        """Return the average velocity of this guidance as a function of an interval, for a loss;
+        without a flow map it is the prediction.
+        """
+
+        def call(noisy, level, target):
+            told = tell(self.jump, inputs.conditions, level - target, log_strength)
+            return self._predict(noisy, level, told, inputs.is_valid, inputs.given, inputs.key)
+
+        return call
 
 
 @functools.partial(jax.jit, static_argnames="num_draws")
@@ -378,8 +466,9 @@ def _sample_latents(
     # What follows a hole is replaced alone: training shows beginnings.
     given = Known(known, leading(is_known))
     is_guided = sampler.guided_calls(model.config)
-    call = in_a_circle(model._predict, jax.random.fold_in(key, 2)) if sampler.is_loop else None
-    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided, given, call)
+    call = model._predict
+    call = in_a_circle(call, jax.random.fold_in(key, 2)) if sampler.is_loop else call
+    predict = guided_prediction(model, call, cond, is_valid, sampler, is_guided, given)
     latents = fill_in(
         sampler.solver,
         path,
@@ -390,58 +479,6 @@ def _sample_latents(
         known=known,
         is_known=is_known,
         key=jax.random.fold_in(key, 1),
+        jump=predict if model.jump is not None else None,
     )
     return jnp.where(is_valid[:, :, None], latents, 0)
-
-
-def _guided_prediction(
-    model: Diffusion,
-    cond: Cond,
-    is_valid: Bool[Array, "b t"],
-    sampler: DiffusionSampler,
-    is_guided: Bool[np.ndarray, "calls"],
-    given: Known,
-    call: Call | None = None,
-) -> Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]:
-    """Return the prediction at some noisy latents and level, guided where the sampler says so.
-
-    `is_guided` tells which calls are: if all or none are, there is nothing to choose in the loop.
-    `call` is the network, the model's own by default.
-    """
-    call = call or model._predict
-    b = is_valid.shape[0]
-    copies = num_copies(sampler) if is_guided.any() else 1
-    is_attended = is_valid if copies == 1 else jnp.repeat(is_valid, copies, axis=0)
-    conditions = model.conditioner(
-        with_unconditional(cond, sampler) if is_guided.any() else cond, is_attended
-    )
-    # Rows take turns: conditional, unconditional, conditional, ...
-    conditional = (
-        conditions if copies == 1 else jax.tree.map(lambda array: array[::copies], conditions)
-    )
-
-    def predict_plainly(noisy, level):
-        return call(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid, given)
-
-    def predict_guided(noisy, level):
-        levels = jnp.broadcast_to(level, (copies * b,))
-        noisy, both = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), (noisy, given))
-        outputs = call(noisy, levels, conditions, is_attended, both)
-        guided = guide(outputs, sampler)
-        if sampler.guidance_rescale == 0:
-            return guided
-        # Guidance raises the standard deviation and so oversaturates (2305.08891 eq. 15-16).
-        factor = _spread(outputs[::copies], is_valid) / _spread(guided, is_valid)
-        return guided * (sampler.guidance_rescale * factor + 1 - sampler.guidance_rescale)
-
-    def predict(noisy, level):
-        return lax.cond(sampler.is_guided(level), predict_guided, predict_plainly, noisy, level)
-
-    if is_guided.all():
-        return predict_guided
-    return predict if is_guided.any() else predict_plainly
-
-
-def _spread(values: Float[Array, "b t d"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b 1 1"]:
-    """Return the standard deviation of each example over its frames and channels."""
-    return jnp.std(values, axis=(1, 2), keepdims=True, where=is_valid[:, :, None])

@@ -20,9 +20,10 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.noise.flow_map import MeanFlow
 from genlab.decoders.noise.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.noise.paths import CosinePath
-from genlab.decoders.noise.solvers import DPMSolver
+from genlab.decoders.noise.solvers import DPMSolver, FlowMap
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
@@ -62,6 +63,11 @@ FAMILIES = {
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
     "diffusion_v": Family(
         DIFFUSION_V, DiffusionSampler(steps=4, solver=DPMSolver()), DiffusionSampler(steps=32)
+    ),
+    "mean_flow": Family(
+        DiffusionConfig(objective=MeanFlow(share=0.5)),
+        DiffusionSampler(steps=2, solver=FlowMap()),
+        DiffusionSampler(steps=4, solver=FlowMap()),
     ),
     # 8 channels of a unit Gaussian have 11.4 nats, and their distance to 0 is 2.7.
     "latent_gmm": Family(
