@@ -4,11 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+from quick_commands import with_devices
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    )
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {with_devices(8)}"
 # A collective holds its thread until all devices came. On 8 threads, devices with two of them in
 # flight lock each other out of the pool, and XLA aborts after 40 s.
 os.environ.setdefault("NPROC", "64")
@@ -19,6 +19,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ[QUICK] = "1"
 
 from checked_shapes import check_when_called
 from executed import VARIABLE, count_package
@@ -33,9 +35,10 @@ reuse_memory()
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# Folders and files of tests that compile much and run little.
-COMPILING = {"decoders", "test_answers", "test_dac", "test_devices", "test_encodec"}
-COMPILING |= {"test_own_classes", "test_own_condition", "test_own_metric", "test_signals"}
+# Toys compile for longer than they run, so programs are compiled without most optimizations, and so
+# are those of commands that tests start. Not in these files: they train for long, or what they
+# compare is that of optimized programs.
+OPTIMIZED = {"test_goldens", "test_known_entropy"}
 
 LONG = {"test_compare", "test_fuzz", "test_hosts", "test_library", "test_sweep_kills"}
 
@@ -70,14 +73,15 @@ def key():
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(request):
-    """Compile without most optimizations where tests compile much and run little, but for those
-    that train for long.
-    """
-    names = {request.path.parent.name, request.path.stem}
-    is_quick = bool(names & COMPILING) and "test_known_entropy" not in names
-    jax.config.update("jax_disable_most_optimizations", is_quick)
-    yield
+    """Compile without most optimizations, in the files that do not ask for them."""
+    if request.path.stem not in OPTIMIZED:
+        yield
+        return
     jax.config.update("jax_disable_most_optimizations", False)
+    os.environ[QUICK] = "0"
+    yield
+    os.environ[QUICK] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True)

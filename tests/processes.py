@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quick_commands import QUICKLY
+from quick_commands import QUICKLY, with_devices
 
 HERE = Path(__file__).parent
 LIMIT_S = 400
@@ -21,7 +21,7 @@ def start(run_dir, family, *options, count=1, devices=4, environ=lambda number: 
     common = {
         **os.environ,
         **QUICKLY,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": with_devices(devices),
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
     }
     together = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}

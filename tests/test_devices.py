@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from micro_models import NAMES, loss_curve
-from quick_commands import QUICKLY
+from quick_commands import QUICKLY, with_devices
 
 HERE = Path(__file__).parent
 STEPS = 3
@@ -40,7 +40,7 @@ def test_one_process_equals_two():
     env = {
         **os.environ,
         **QUICKLY,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": with_devices(4),
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
     }
     command = [sys.executable, str(HERE / "micro_models.py")]

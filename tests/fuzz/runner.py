@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from quick_commands import QUICKLY
+
 from .contract import (
     FAULTS,
     WALL_S,
@@ -174,9 +176,7 @@ def environment() -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": paths,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of the time goes into compiling
+        **QUICKLY,
         "PYTHONFAULTHANDLER": "1",
     }
 
