@@ -38,7 +38,7 @@ import pytest  # noqa: E402
 # Toys compile for longer than they run, so programs are compiled without most optimizations, and so
 # are those of commands that tests start. Not in these files: they train for long, or what they
 # compare is that of optimized programs.
-OPTIMIZED = {"test_goldens", "test_known_entropy"}
+OPTIMIZED = {"test_known_entropy"}
 
 LONG = {"test_compare", "test_fuzz", "test_hosts", "test_library", "test_sweep_kills"}
 
