@@ -41,7 +41,7 @@ def config():
         batch_size=4,
         backbone=BackboneConfig(width=16, layers=1, heads=2),
         condition=ConditionConfig(units_route="cross", layers=1),
-        budget=Budget(train_flops=1.5e10),
+        budget=Budget(train_flops=6.3e9),
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1))),
@@ -51,8 +51,10 @@ def config():
             "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=4)),
         },
         num_prompts=3,
-        evaluation=EvaluationConfig(dnsmos_clips=1, reference_clips=8),
-        settings=TrainSettings(log_every=20, save_every_steps=20),
+        evaluation=EvaluationConfig(
+            dnsmos_clips=1, reference_clips=8, energy_draws=2, score_draws=8
+        ),
+        settings=TrainSettings(log_every=8, save_every_steps=8),
     )
 """
 
@@ -251,7 +253,7 @@ def test_ledger_is_controlled_and_batches_are_the_same(finished: dict):
         for name in ("ar", "masked")
     ]
     shared = min(map(len, logs))
-    assert shared > 30 and logs[0][:shared] == logs[1][:shared]
+    assert shared > 15 and logs[0][:shared] == logs[1][:shared]
 
 
 def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict):
@@ -363,6 +365,7 @@ def test_evaluate_refuses_or_is_killed_and_the_finished_run_stays(finished: dict
             assert (out / name).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: Path):
     out = place / "killed"
     process = run_compare(place / "tiny.py", out, place / "cache")

@@ -33,6 +33,7 @@ def test_one_device_equals_eight(name):
     )
 
 
+@pytest.mark.slow
 def test_one_process_equals_two():
     with socket.socket() as free:
         free.bind(("localhost", 0))

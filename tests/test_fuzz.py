@@ -1,4 +1,4 @@
-"""The kit of faults: 500 damaged inputs under one contract, and a handful of kill points.
+"""The kit of faults: 250 damaged inputs under one contract, and a handful of kill points.
 
 A failure prints the command that repeats its input.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fuzz.runner import ROOT, SHARES, ensure_world, environment, plan, run_inputs
 
-INPUTS, FEWEST, SEED = 500, 50, 1
+INPUTS, FEWEST, SEED = 250, 25, 1
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,7 @@ def test_every_input_is_refused_in_a_line_or_accepted_and_sane(world: Path, area
     )
 
 
+@pytest.mark.slow
 def test_what_is_killed_comes_to_the_same_end(world: Path):
     command = [
         sys.executable,

@@ -63,6 +63,7 @@ def test_two_processes_train_what_one_trains(tmp_path, alone):
     assert status["state"] == "finished" and status["step"] == STEPS
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
     whole = alone("ar")
     processes = start(tmp_path / "cut", "ar", *SLOWLY, count=2, devices=1)

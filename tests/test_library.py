@@ -34,6 +34,7 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
     assert done.stdout.startswith("loss ") and "23 network calls" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
     """On one seed, which names no winner: the card says that too. Clips and training are short."""
     text = (ROOT / "docs" / "own_claim.py").read_text()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from quick_commands import QUICKLY
 
@@ -52,6 +53,7 @@ def record(folder: Path, count: int) -> None:
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path: Path):
     record(tmp_path / "my_audio", 40)
     (tmp_path / "my_audio" / "clips" / "broken.wav").write_bytes(b"RIFF")

@@ -159,6 +159,7 @@ def fill_disk(folder: Path, cache: Path) -> Bench | None:
         subprocess.run(["umount", "-l", disk], check=False)
 
 
+@pytest.mark.slow
 def test_no_run_is_lost_and_none_is_done_twice(tmp_path: Path):
     killed = run_and_kill(tmp_path / "killed", tmp_path / "cache")
     check_killed(killed)

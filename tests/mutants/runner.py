@@ -205,6 +205,7 @@ class Tree:
     def _run(self, tests: Sequence[str]) -> tuple[int | None, list[str]]:
         """Return pytest's exit status (None past the limit), and the first test that failed."""
         options = "-n0 -x -q --tb=no -rfE --no-header -p no:cacheprovider".split()
+        options += ["-m", ""]  # the slow ones too
         # What compiles once is shared by all copies, however short it took.
         environment = {
             **os.environ,
