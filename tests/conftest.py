@@ -19,8 +19,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-os.environ[QUICK] = "1"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 from checked_shapes import check_when_called
 from executed import VARIABLE, count_package
@@ -35,6 +34,7 @@ reuse_memory()
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # Toys compile for longer than they run, so programs are compiled without most optimizations, and so
 # are those of commands that tests start. Not in these files: they train for long, or what they
 # compare is that of optimized programs.

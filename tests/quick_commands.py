@@ -1,5 +1,5 @@
-"""The variables with which tests and the commands that they start compile toys in a third of the CPU
-time, because three quarters of the time of a toy go into compiling.
+"""The variables with which tests and the commands that they start compile toys in a third of the
+CPU time, because three quarters of the time of a toy go into compiling.
 
 XLA:CPU's newer emitter of fused loops goes through more compilers than the older one, for the same
 operations; and LLVM's expensive passes gain nothing where a program runs once.
