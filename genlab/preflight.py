@@ -171,7 +171,9 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
         try_values(parts, manifest, codec)
     preflight = hear_prompts(config, manifest, inspect(config, manifest, codec))
     store = (
-        PlannedStore(manifest, codec, units) if planned else config.data.open(progress, parts=parts)
+        PlannedStore(manifest, codec, units, parts)
+        if planned
+        else config.data.open(progress, parts=parts)
     )
     budgets = solve_budget(config, store)
     preflight.notes.extend(_note_epochs(budgets, holds_texts=planned))

@@ -244,7 +244,7 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
     config = _load(arguments, Comparison)
     check_budget(config)
     with Progress() as progress:
-        store = config.data.open(progress)
+        store = config.data.open(progress, parts=config.condition.parts)
     budgets = solve_budget(config, store)
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
     print(

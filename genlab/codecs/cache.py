@@ -29,6 +29,7 @@ from genlab.data.corpus import Progress
 from genlab.data.digests import FileDigest, digest_file
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.part_files import PART_BYTES, PART_SUFFIX, join_parts, part_paths, write_part
+from genlab.data.parts import PartValue
 from genlab.data.record import Heading
 from genlab.data.store import (
     INFO_NAME,
@@ -42,6 +43,7 @@ from genlab.data.store import (
 )
 from genlab.data.text import encode_text
 from genlab.data.units import Units
+from genlab.data.valued import Valued
 from genlab.run.cache import only_builder
 from genlab.run.shared import fetch, share
 from genlab.run.stored import (
@@ -118,10 +120,18 @@ class PlannedStore(TokenStore):
         manifest: the corpus.
         codec: gives the token space and the frames of every clip.
         units: gives the number of units.
+        parts: the named conditions that clips are to have; their values are zeros too.
     """
 
-    def __init__(self, manifest: Manifest, codec: FrozenCodec, units: Units):
+    def __init__(
+        self,
+        manifest: Manifest,
+        codec: FrozenCodec,
+        units: Units,
+        parts: Sequence[Valued] = (),
+    ):
         self.directory = manifest.root
+        self._parts = parts
         self._clips = manifest.in_record_order()
         self._codec = codec
         zeros = [0.0] * codec.spec.latent_channels
@@ -158,7 +168,16 @@ class PlannedStore(TokenStore):
         latents = np.zeros((frames, spec.latent_channels))
         other = codes if clip.other_path is not None else None
         units = np.ones(frames, np.int32)
-        return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
+        told = tuple(
+            PartValue(
+                part.name,
+                np.zeros((*([frames] if part.is_per_frame else []), *part.shape), part.dtype),
+                part.is_per_frame,
+            )
+            for part in self._parts
+        )
+        found = TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
+        return found._replace(parts=told)
 
 
 def pieces_directory(directory: Path) -> Path:

@@ -58,8 +58,9 @@ class Listing(NamedTuple):
 
 
 def count_of(number: int, noun: str) -> str:
-    """Return how many there are, in words: 1 clip, 2 clips, 1,200 clips."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    """Return how many there are, in words: 1 clip, 2 clips, 1,200 clips, 10 classes."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending * (number != 1)}"
 
 
 def printable(name: str) -> str:
