@@ -19,7 +19,13 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 @pytest.fixture(autouse=True)
 def _no_local_data(monkeypatch):
     """Configs that take folders from the environment resolve to what a fresh machine gives."""
-    for name in ("SPEECH_DIR", "FLITE_DIR", "SPEECH_COMMANDS_DIR"):
+    for name in (
+        "SPEECH_DIR",
+        "FLITE_DIR",
+        "SPEECH_COMMANDS_DIR",
+        "ORDERS_DIR",
+        "ESC50_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
