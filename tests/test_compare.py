@@ -54,7 +54,7 @@ def config():
         evaluation=EvaluationConfig(
             dnsmos_clips=1, reference_clips=8, energy_draws=2, score_draws=8
         ),
-        settings=TrainSettings(log_every=8, save_every_steps=8),
+        settings=TrainSettings(log_every=8, save_every_steps=40),
     )
 """
 

@@ -93,6 +93,7 @@ def wait_for_end(process, killed):
     ]
 
 
+@pytest.mark.slow
 def test_one_is_killed_the_other_ends_and_two_go_on(tmp_path, alone):
     processes = start(tmp_path, "ar", *SLOWLY, count=2, devices=1)
     wait_for_step(tmp_path, 4, processes)
