@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from hashed_keys import key_of
 
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
@@ -184,10 +185,9 @@ def train(decoder, batch, steps: int, learning_rate: float = 3e-3):
 def randomised(decoder, seed=3):
     """The decoder with heads that say something."""
     graph, params = nnx.split(decoder)
-    # One draw for all, since each is a program's worth of operations.
+    # One draw for all: each is a good part of the program that makes them.
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
-    key = jax.random.key(seed, impl="unsafe_rbg")
-    noisy = unflatten(flat + 0.3 * jax.random.normal(key, flat.shape))
+    noisy = unflatten(flat + 0.3 * jax.random.normal(key_of(seed), flat.shape))
     return nnx.merge(graph, noisy)
 
 
@@ -201,8 +201,7 @@ def _random_parts(config, task, seed):
         return state
 
     # One program: built outside of one, a decoder is some hundred of them, and each is lowered.
-    # Keys of XLA's generator compile to one operation, and those of threefry to rounds of them.
-    state = jax.jit(make)(jax.random.key(seed, impl="unsafe_rbg"))
+    state = jax.jit(make)(key_of(seed))
     return graph, state
 
 
