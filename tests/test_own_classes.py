@@ -230,7 +230,6 @@ def test_the_classes_of_the_documentation_keep_every_promise(name):
     assert [finding for finding in findings if finding.problem] == [] and len(findings) > 5
 
 
-@pytest.mark.slow
 def test_own_arms_are_compared_gone_on_with_and_reported(place, monkeypatch, capsys):
     """One real comparison: the decoder of one file as an arm, on the mixer of another."""
     small = [
