@@ -256,6 +256,7 @@ def slope_of(decoder, sampler, key):
     return float(slope), float(jnp.sqrt(jnp.square(latents - VARIANCE**0.5 * noise).mean()))
 
 
+@pytest.mark.slow
 def test_one_call_learns_the_known_map(key):
     """From noise to normal data: the map halves. One step of a velocity gives the mean instead."""
     instant, _ = trained(Instant())

@@ -162,6 +162,7 @@ RULES = {
     "masked": "part hidden",
     "diffusion": "replacement",
     "diffusion_v": "replacement",
+    "mean_flow": "replacement",
     "latent_gmm": "exact",
     "latent_flow": "exact",
     "latent_energy": "exact",
