@@ -148,11 +148,10 @@ def test_shipped_weights_read_a_fresh_clip(shipped, manifest):
 
 def test_shipped_weights_refuse_shuffled_audio(shipped, manifest):
     scores = measure(shipped, manifest, "test")
-    assert scores["wer"] < 0.15 and scores["wer_shuffled"] > 0.8
-    assert (
-        scores["wer"] <= scores["wer_noise_20_db"] + 0.05
-        and scores["wer_noise_20_db"] < scores["wer_noise_0_db"]
-    )
+    # Of few words one more or less is read on another processor, with noise or without.
+    assert scores["wer"] < 0.15 and scores["wer_noise_20_db"] < 0.15
+    assert scores["wer_shuffled"] > 0.8
+    assert scores["wer_noise_20_db"] < scores["wer_noise_0_db"]
 
 
 def _copy(tmp_path):
