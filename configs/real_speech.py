@@ -18,8 +18,8 @@ a word and a person who says the other words in training:
     python sweeps/withheld_words.py $SPEECH_COMMANDS_DIR/metadata.csv > told.csv
     genlab compare configs/real_speech.py data.corpus.manifest=$PWD/told.csv condition.speaker=true
 
-Budget: 3 TFLOP per arm and seed, so that a whole comparison takes about 20 minutes on two cores
-that do nothing else. It is small: arms that do not beat the regression are named as not trained
+Budget: 3 TFLOP per arm and seed, meant for an evening on a laptop; how long it takes was not
+measured. It is small: arms that do not beat the regression are named as not trained
 enough. More is one override away, budget.train_flops=2.4e13. Peak rates are those of the quick
 start, on other speech at 192 channels and 8 TFLOP; here nothing is tuned. Samplers are untuned, and
 describe what is heard alone. configs/headline_people.py asks the same of five seeds, two sizes and
